@@ -1,0 +1,60 @@
+"""The toolkit's errors: each carries one line for the user, one hint, and the exit code of the command line.
+
+Raise the narrowest class; `cli.py` is the only place that catches them (exit codes: docs/DESIGN.md, Command line).
+"""
+
+from __future__ import annotations
+
+EXIT_INTERRUPTED = 130
+
+
+class ToolkitError(Exception):
+    """Base of every error that a user can cause or mend.
+
+    Args:
+        message: what was received and what was expected, one line.
+        hint: how to mend it, one line; empty if there is nothing to say.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class OutputError(ToolkitError):
+    """The result could not be written: disk full, folder not writable."""
+
+    exit_code = 1
+
+
+class UsageError(ToolkitError):
+    """An option or argument is off in itself, whatever the input holds."""
+
+    exit_code = 2
+
+
+class InputError(ToolkitError):
+    """An input file or array is not what it should be."""
+
+    exit_code = 3
+
+
+class MissingComponentError(ToolkitError):
+    """A library, device or tool that was asked for is not there; the hint says what to install."""
+
+    exit_code = 4
+
+
+class ParityError(ToolkitError):
+    """An artefact does not compute what the PyTorch reference computes."""
+
+    exit_code = 5
+
+
+class ArtefactError(ToolkitError):
+    """A run or bundle is corrupt, incomplete or made by something else."""
+
+    exit_code = 6
