@@ -1,6 +1,6 @@
-"""The toolkit's errors: each carries one line for the user, one hint, and the exit code of the command line.
+"""The toolkit's errors: each carries one line for the user, one hint, and the command line's exit code.
 
-Raise the narrowest class; `cli.py` is the only place that catches them (exit codes: docs/DESIGN.md, Command line).
+Raise the narrowest class; `cli.py` is the only place that catches them (exit codes: docs/DESIGN.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The AV1 partition vocabulary: ids, block sizes, what is legal where, and how a block-size map becomes labels.
+"""The AV1 partition vocabulary: ids, block sizes, what is legal where, how a block-size map becomes labels.
 
 Every other module takes its ids, names and geometry from here, so that no two of them can disagree.
 
-The ten partition types of a square node (AV1 specification, section 6.10.4; * marks a quarter that may be split on):
+The ten partition types of a square node (AV1 specification, section 6.10.4; * may be split further):
 
     NONE     HORZ     VERT     SPLIT    HORZ_A   HORZ_B   VERT_A   VERT_B   HORZ_4   VERT_4
     +-----+  +-----+  +--+--+  +--+--+  +--+--+  +-----+  +--+--+  +--+--+  +-----+  +-+-+-+-+
@@ -11,7 +11,8 @@ The ten partition types of a square node (AV1 specification, section 6.10.4; * m
     |     |  |     |  |  |  |  |* |* |  |     |  |  |  |  |  |  |  |  |  |  +-----+  | | | | |
     +-----+  +-----+  +--+--+  +--+--+  +-----+  +--+--+  +--+--+  +--+--+  +-----+  +-+-+-+-+
 
-A *mi unit* is 4x4 luma samples. A *block-size map* holds, for each mi unit, the BLOCK_SIZE id of the block that covers it.
+A *mi unit* is 4x4 luma samples. A *block-size map* holds, for each mi unit, the BLOCK_SIZE id of the block
+that covers it.
 """
 
 from __future__ import annotations
