@@ -53,7 +53,7 @@ class BlockSet:
         bit_depth: of the samples.
     """
 
-    blocks: NDArray[np.generic]
+    blocks: NDArray[np.integer]
     block: NDArray[np.int64]
     qindex: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -84,7 +84,7 @@ class Dataset:
             raise InputError(f"{self.root} has no picture in split '{split}'", f"it has: {have}")
         return chosen
 
-    def luma(self, picture: Picture) -> NDArray[np.generic]:
+    def luma(self, picture: Picture) -> NDArray[np.integer]:
         """Source luma [H, W], uint8 at 8 bit and uint16 above.
 
         Raises:
@@ -155,7 +155,7 @@ def _check_map(bsize: NDArray[np.uint8], where: str) -> None:
         raise InputError(f"{where}: blocks overlap", "this is no block-size map of an AV1 frame")
 
 
-def _read_grey(path: Path) -> NDArray[np.generic]:
+def _read_grey(path: Path) -> NDArray[np.integer]:
     try:
         with Image.open(path) as image:
             mode, array = image.mode, np.asarray(image)
@@ -262,7 +262,7 @@ def load_split(dataset: Dataset, split: str) -> BlockSet:
 
 def _labelled(
     dataset: Dataset, pictures: tuple[Picture, ...]
-) -> Iterator[tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.uint8]]]:
+) -> Iterator[tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]]:
     """For each picture: its whole blocks [B, 16, 16], qindex [Q], labels [Q, B]."""
     for picture in pictures:
         luma = dataset.luma(picture)
