@@ -180,10 +180,24 @@ def train(
 @click.option("--dataset-dir", type=folder, default=Path("data/sample"))
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="val")
 @click.option("--output", type=folder, help="PNG of the confusion matrix to write.")
+@click.option("--overlay", nargs=2, type=str, metavar="PICTURE PNG", help="Draw one picture's partitions instead.")
 @json_option
-def evaluate(run_or_bundle: Path, dataset_dir: Path, split: str, output: Path | None, as_json: bool) -> None:
+def evaluate(
+    run_or_bundle: Path,
+    dataset_dir: Path,
+    split: str,
+    output: Path | None,
+    overlay: tuple[str, str] | None,
+    as_json: bool,
+) -> None:
     """Judge a run or a bundle on a split of a dataset, beside always answering NONE."""
     from train.report import evaluate_artefact, table
+
+    if overlay is not None:
+        from train.overlay import write_overlay
+
+        write_overlay(run_or_bundle, dataset_dir, overlay[0], Path(overlay[1]), _say)
+        return _finish(as_json, {"artefact": str(run_or_bundle), "overlay": overlay[1]})
 
     report = evaluate_artefact(run_or_bundle, dataset_dir, split, ProgressLine(), _say)
     _say(table(report))
@@ -192,7 +206,7 @@ def evaluate(run_or_bundle: Path, dataset_dir: Path, split: str, output: Path | 
 
         save_figure(draw_confusion(report["all"], f"{split} split, covered counted as NONE"), output)
         _say(f"wrote {output}")
-    _finish(as_json, {"artefact": str(run_or_bundle), "split": split, "evaluation": report})
+    return _finish(as_json, {"artefact": str(run_or_bundle), "split": split, "evaluation": report})
 
 
 @main.command()

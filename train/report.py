@@ -9,7 +9,7 @@ import numpy as np
 
 from bundle import MANIFEST_FILE, open_bundle
 from data.dataset import load_split, open_dataset
-from infer.session import SessionOptions, open_session
+from infer.session import Session, SessionOptions, open_session
 from partition import PARTITION_NAMES
 from train.config import Announce, Progress
 from train.metrics import evaluate_logits
@@ -30,6 +30,23 @@ _ROWS = (
 )
 
 
+def open_artefact(path: Path, options: SessionOptions, announce: Announce) -> Session:
+    """A session on a run folder (under PyTorch) or on a bundle (under the runtime "auto" takes).
+
+    Raises:
+        ToolkitError: if it is neither, or does not open.
+    """
+    if (path / MANIFEST_FILE).exists():
+        session = open_session(open_bundle(path), "auto", options, announce)
+    else:
+        from infer.torch_session import TorchSession
+        from train.checkpoint import open_run
+
+        session = TorchSession.of_model(open_run(path).model, options.bit_depth)
+    announce(f"{path}: {session.info.describe()}")
+    return session
+
+
 def evaluate_artefact(
     path: Path, dataset_dir: Path, split: str, progress: Progress, announce: Announce
 ) -> dict[str, Any]:
@@ -43,14 +60,7 @@ def evaluate_artefact(
     """
     pairs = load_split(open_dataset(dataset_dir), split)
     announce(f"{dataset_dir}, split {split}: {len(pairs.pictures)} pictures, {len(pairs):,} pairs of block and qindex")
-    if (path / MANIFEST_FILE).exists():
-        session = open_session(open_bundle(path), "auto", SessionOptions(pairs.bit_depth), announce)
-    else:
-        from infer.torch_session import TorchSession
-        from train.checkpoint import open_run
-
-        session = TorchSession.of_model(open_run(path).model, pairs.bit_depth)
-    announce(f"{path}: {session.info.describe()}")
+    session = open_artefact(path, SessionOptions(pairs.bit_depth), announce)
     parts = []
     for start in range(0, len(pairs), BATCH):
         part = slice(start, start + BATCH)
