@@ -254,6 +254,27 @@ def predict(
     _finish(as_json, summary.to_json())
 
 
+@main.group()
+def dataset() -> None:
+    """Datasets: labels of real encodes."""
+
+
+@dataset.command("blocks")
+@click.argument("dataset_dir", type=folder, default=Path("data/sample"))
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@click.option("--output", type=folder, default=Path("blocks.npy"), help="qindex goes to <stem>.qindex.npy beside it.")
+@json_option
+def dataset_blocks(dataset_dir: Path, split: str, output: Path, as_json: bool) -> None:
+    """Write the blocks and qindex of a split as the .npy files that predict reads."""
+    from data.dataset import load_split, open_dataset, write_blocks
+
+    pairs = load_split(open_dataset(dataset_dir), split)
+    qindex = write_blocks(pairs, output)
+    _say(f"read {dataset_dir}, split {split}: {len(pairs.pictures)} pictures")
+    _say(f"wrote {output} and {qindex}: {len(pairs):,} pairs of block and qindex")
+    _finish(as_json, {"blocks": str(output), "qindex": str(qindex), "pairs": len(pairs)})
+
+
 @main.command()
 @click.argument("bundle_dir", metavar="BUNDLE", type=folder)
 @json_option
