@@ -143,6 +143,31 @@ def head_targets() -> dict[str, NDArray[np.int64]]:
     return targets
 
 
+def chain_rule(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Probability of each partition type from the logits of the five heads.
+
+    P(HORZ) = P(PARTITIONED) P(RECT) P(HORZ | RECT), and so on; computed in float64.
+
+    Args:
+        logits: float [N, 14], heads in the order of HEADS.
+
+    Returns:
+        float64 [N, 10], rows sum to 1.
+    """
+    exps = {}
+    for head, part in head_slices().items():
+        z = logits[:, part].astype(np.float64)
+        e = np.exp(z - z.max(1, keepdims=True))
+        exps[head] = e / e.sum(1, keepdims=True)
+    probability = np.empty((len(logits), len(Partition)))
+    probability[:, Partition.NONE] = exps["stage1"][:, 0]
+    for macro, members in MACRO_MEMBERS.items():
+        share = exps["stage1"][:, 1] * exps["macro"][:, macro]
+        inner = 1.0 if macro is MacroClass.SPLIT else exps[macro.name.lower()]
+        probability[:, list(members)] = share[:, None] * inner
+    return probability
+
+
 def legal_partitions(block_size: BlockSize) -> tuple[Partition, ...]:
     """Partition types a node of this size may have.
 

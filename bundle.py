@@ -1,0 +1,222 @@
+"""Bundles: what export writes and everything else loads (docs/DESIGN.md, Run and bundle).
+
+A bundle is a folder; its manifest names every file with its SHA-256 and is written last, after parity. No manifest,
+or a hash that differs: it does not load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from errors import ArtefactError, InputError, MissingComponentError, OutputError
+
+MANIFEST_FILE = "manifest.json"
+REFERENCE_FILE = "reference.npz"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file of a bundle.
+
+    Attributes:
+        sha256: hex.
+        kind: "onnx", "engine", "weights", "reference", "calibration" or "report".
+        precision: "fp32", "fp16", "int8"; empty for what has none.
+        input: "uint8" for 8-bit blocks, "int32" for blocks of any bit depth with a `bit_depth` input; empty if none.
+        steps: the compile steps that made it, in order.
+        parity: infer.parity's report for it; empty for what computes nothing.
+    """
+
+    sha256: str
+    kind: str
+    precision: str = ""
+    input: str = ""
+    steps: tuple[str, ...] = ()
+    parity: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json.
+
+    Attributes:
+        schema: version of this format.
+        run_sha256: of the weights file of the run it was exported from.
+        model: train.model.ModelConfig as plain values.
+        semantics: inputs and outputs: shapes, dtypes, bit depths, qindex range, which pixels.
+        classes: partition names by id.
+        files: by name.
+        metrics: the run's validation metrics.
+        versions: of the tools, and the GPU, that made it.
+    """
+
+    schema: int
+    run_sha256: str
+    model: dict[str, Any]
+    semantics: dict[str, Any]
+    classes: tuple[str, ...]
+    files: dict[str, BundleFile]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+
+    def to_json(self) -> str:
+        """The manifest as indented JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Manifest:
+        """The inverse of to_json.
+
+        Raises:
+            ValueError: if the text is no manifest of a schema this version reads.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
+            raise ValueError("it is no manifest")
+        if values["schema"] > SCHEMA_VERSION:
+            raise ValueError(f"its schema is {values['schema']}, this version reads {SCHEMA_VERSION}")
+        names = {f.name for f in fields(Manifest)}
+        if values.keys() != names:
+            raise ValueError(f"its fields differ: {', '.join(sorted(values.keys() ^ names))}")
+        try:
+            files = {
+                name: BundleFile(**entry | {"steps": tuple(entry["steps"])}) for name, entry in values["files"].items()
+            }
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"its list of files is malformed: {error}") from None
+        return Manifest(**values | {"files": files, "classes": tuple(values["classes"])})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose files were all there and unchanged."""
+
+    root: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Path of one of its files."""
+        return self.root / name
+
+    def find(self, kind: str, precision: str = "", input_form: str = "") -> str:
+        """Name of the one file of that kind, precision and input form.
+
+        Raises:
+            MissingComponentError: if the bundle holds none.
+        """
+        for name, entry in self.manifest.files.items():
+            if (entry.kind, entry.precision, entry.input) == (kind, precision, input_form):
+                return name
+        wanted = " ".join(w for w in (precision, input_form, kind) if w)
+        have = ", ".join(self.manifest.files)
+        raise MissingComponentError(f"{self.root} holds no {wanted} file", f"it holds {have}; export again with it")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hex.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_bundle(root: Path) -> Bundle:
+    """Open a bundle and check every file against the manifest.
+
+    Raises:
+        InputError: if there is no such folder.
+        ArtefactError: if the manifest is missing, foreign or newer, or a file is missing or changed.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root} is no bundle folder", "cli.py export --fold-bn makes one")
+    path = root / MANIFEST_FILE
+    try:
+        manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{root} has no {MANIFEST_FILE}", "an export that did not finish: export again") from None
+    except (ValueError, OSError) as error:
+        raise ArtefactError(f"{path} cannot be used: {error}", "export again, or update the toolkit") from None
+    for name, entry in manifest.files.items():
+        if Path(name).name != name:
+            raise ArtefactError(f"{path} names '{name}', a path outside the bundle")
+        try:
+            digest = sha256_of(root / name)
+        except OSError:
+            raise ArtefactError(f"{root / name} is missing", "restore it, or export again") from None
+        if digest != entry.sha256:
+            raise ArtefactError(f"{root / name} is not the file that was exported: its SHA-256 differs", "export again")
+    return Bundle(root, manifest)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Write the manifest; everything it names must be there already.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    write_atomically(root / MANIFEST_FILE, manifest.to_json().encode())
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears under its name whole, when the block ends without an error, or not at all.
+
+    Raises:
+        OutputError: if the folder cannot be made or written, or the disk is full.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file, or nothing.
+
+    Raises:
+        OutputError: as atomic_file.
+    """
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into OutputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(f"disk full while writing {path}", "free some space and run again") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            hint = "choose another --output or --output-dir"
+            raise OutputError(f"{path} cannot be written: {error.strerror}", hint) from None
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,278 @@
+"""The dataset on disk (docs/DESIGN.md, Dataset on disk): open it, check it, and turn a split into training arrays.
+
+Everything is checked on the way in: a wrong label costs far more than a second of checking.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from data.blocks import cut_blocks, node_grid
+from errors import InputError
+from partition import BLOCK_SIZES, COVERED, block_origins, map_shape, partitions_from_map
+
+SPLITS = ("train", "val", "test")
+SAMPLE_DIR = Path(__file__).resolve().parent / "sample"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of index.csv: a picture, or one frame of a clip."""
+
+    name: str
+    split: str
+    source: str
+    width: int
+    height: int
+    bit_depth: int
+    licence: str
+
+
+@dataclass(frozen=True)
+class BlockSet:
+    """The labelled blocks of one split.
+
+    Each block appears once in `blocks` and once for each of its encodes in the three arrays below.
+
+    Attributes:
+        blocks: luma samples [B, 16, 16], uint8 or uint16.
+        block: row of `blocks` of each labelled pair, int64 [M].
+        qindex: uint8 [M], 0-255.
+        label: partition id 0-9 or COVERED, uint8 [M].
+        picture: row of `pictures` of each pair, int64 [M].
+        pictures: the names of the pictures.
+        bit_depth: of the samples.
+    """
+
+    blocks: NDArray[np.generic]
+    block: NDArray[np.int64]
+    qindex: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    picture: NDArray[np.int64]
+    pictures: tuple[str, ...]
+    bit_depth: int
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset folder; the index is checked, pictures and labels are read when asked for."""
+
+    root: Path
+    pictures: tuple[Picture, ...]
+
+    def of_split(self, split: str) -> tuple[Picture, ...]:
+        """The pictures of one split.
+
+        Raises:
+            InputError: if there is none.
+        """
+        chosen = tuple(p for p in self.pictures if p.split == split)
+        if not chosen:
+            have = ", ".join(sorted({p.split for p in self.pictures}))
+            raise InputError(f"{self.root} has no picture in split '{split}'", f"it has: {have}")
+        return chosen
+
+    def luma(self, picture: Picture) -> NDArray[np.generic]:
+        """Source luma [H, W], uint8 at 8 bit and uint16 above.
+
+        Raises:
+            InputError: if the file is no grey PNG of the index's size and depth, or one constant plane.
+        """
+        path = self.root / "luma" / f"{picture.name}.png"
+        luma = _read_grey(path)
+        if luma.shape != (picture.height, picture.width):
+            raise InputError(
+                f"{path} is {luma.shape[1]}x{luma.shape[0]}, index.csv says {picture.width}x{picture.height}",
+                "rebuild the dataset, or mend the row of index.csv",
+            )
+        if (luma.dtype == np.uint8) != (picture.bit_depth == 8) or int(luma.max()) >> picture.bit_depth:
+            raise InputError(f"{path} does not hold {picture.bit_depth}-bit samples, as index.csv says")
+        if luma.min() == luma.max():
+            raise InputError(
+                f"{path} holds one constant value, {int(luma.min())}",
+                "a picture of nothing teaches nothing: take it out of index.csv",
+            )
+        return luma
+
+    def labels(self, picture: Picture) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Qindex uint8 [Q] and partition of every whole node, uint8 [Q, H // 16, W // 16] (0-9 or COVERED).
+
+        Raises:
+            InputError: if the file is missing or corrupt, or a map has another size or an impossible block.
+        """
+        qindex, maps = self.block_size_maps(picture)
+        return qindex, np.stack([partitions_from_map(m, picture.width, picture.height) for m in maps])
+
+    def block_size_maps(self, picture: Picture) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Qindex uint8 [Q] and block-size maps uint8 [Q, R, C] of a picture, checked.
+
+        Raises:
+            InputError: as `labels`.
+        """
+        path = self.root / "labels" / f"{picture.name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                qindex, maps = archive["qindex"], archive["bsize"]
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing", "every row of index.csv needs its labels") from None
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} is no label file: {error}") from None
+        shape = (len(qindex), *map_shape(picture.width, picture.height))
+        if qindex.ndim != 1 or qindex.dtype != np.uint8 or maps.dtype != np.uint8 or maps.shape != shape:
+            raise InputError(
+                f"{path}: maps are {maps.dtype} {maps.shape}, expected uint8 {shape}",
+                "R = 2 ceil(H/8), C = 2 ceil(W/8), one map for each qindex",
+            )
+        for q, bsize in zip(qindex, maps, strict=True):
+            _check_map(bsize, f"{path} at qindex {q}")
+        return qindex, maps
+
+    def sha256(self) -> str:
+        """Hash of the index and of every file it names, hex."""
+        digest = hashlib.sha256((self.root / "index.csv").read_bytes())
+        for picture in self.pictures:
+            for part in (f"luma/{picture.name}.png", f"labels/{picture.name}.npz"):
+                digest.update(hashlib.sha256((self.root / part).read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def _check_map(bsize: NDArray[np.uint8], where: str) -> None:
+    if bsize.max() >= BLOCK_SIZES:
+        raise InputError(f"{where}: block size {int(bsize.max())} is illegal; ids are 0-{BLOCK_SIZES - 1}")
+    if not np.array_equal(bsize, bsize[block_origins(bsize)]):
+        raise InputError(f"{where}: blocks overlap", "this is no block-size map of an AV1 frame")
+
+
+def _read_grey(path: Path) -> NDArray[np.generic]:
+    try:
+        with Image.open(path) as image:
+            mode, array = image.mode, np.asarray(image)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing", "every row of index.csv needs its picture") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} is no PNG: {error}") from None
+    if mode == "L":
+        return array
+    if mode in ("I;16", "I"):
+        return array.astype(np.uint16)
+    raise InputError(f"{path} is a {mode} picture", "luma is stored as grey PNG, 8 or 16 bit")
+
+
+def open_dataset(root: Path) -> Dataset:
+    """Open a dataset folder and check its index.
+
+    Raises:
+        InputError: if there is no index, a row is malformed, or a picture stands in it twice.
+    """
+    path = Path(root) / "index.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing", "a dataset folder holds index.csv, luma/ and labels/") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    pictures = tuple(_parse_row(row, f"{path}, row {i}") for i, row in enumerate(rows, 2))
+    if not pictures:
+        raise InputError(f"{path} names no picture")
+    seen: dict[str, str] = {}
+    for picture in pictures:
+        if picture.name in seen:
+            raise InputError(
+                f"{path}: picture '{picture.name}' stands in it twice ({seen[picture.name]}, {picture.split})",
+                "a picture belongs to one split only, else validation sees what was trained on",
+            )
+        seen[picture.name] = picture.split
+    return Dataset(Path(root), pictures)
+
+
+def _parse_row(row: dict[str, str | None], where: str) -> Picture:
+    values = {f.name: row.get(f.name) for f in fields(Picture)}
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise InputError(f"{where}: column {missing[0]} is missing")
+    text = {name: value or "" for name, value in values.items()}
+    if text["split"] not in SPLITS:
+        raise InputError(f"{where}: split '{text['split']}' is none of {', '.join(SPLITS)}")
+    if not text["name"] or Path(text["name"]).name != text["name"]:
+        raise InputError(f"{where}: '{text['name']}' is no plain file name")
+    try:
+        width, height, bit_depth = (int(text[k]) for k in ("width", "height", "bit_depth"))
+    except ValueError:
+        raise InputError(f"{where}: width, height and bit_depth are whole numbers") from None
+    if width < 16 or height < 16 or bit_depth not in (8, 10, 12):
+        raise InputError(f"{where}: {width}x{height} at {bit_depth} bit", "at least 16x16, 8, 10 or 12 bit")
+    return Picture(text["name"], text["split"], text["source"], width, height, bit_depth, text["licence"])
+
+
+def check_splits(dataset: Dataset) -> None:
+    """Refuse a dataset in which one picture, by its samples, stands in two splits.
+
+    Raises:
+        InputError: naming both pictures.
+    """
+    seen: dict[bytes, Picture] = {}
+    for picture in dataset.pictures:
+        luma = dataset.luma(picture)
+        other = seen.setdefault(hashlib.sha256(luma.tobytes()).digest(), picture)
+        if other.split != picture.split:
+            raise InputError(
+                f"'{other.name}' ({other.split}) and '{picture.name}' ({picture.split}) are the same picture",
+                "a picture belongs to one split only, else validation sees what was trained on",
+            )
+
+
+def load_split(dataset: Dataset, split: str) -> BlockSet:
+    """Read all labelled blocks of a split: every node that lies wholly inside its frame, at every qindex.
+
+    Raises:
+        InputError: as `Dataset.luma` and `Dataset.labels`; or if pictures of different bit depth mix.
+    """
+    pictures = dataset.of_split(split)
+    depths = {p.bit_depth for p in pictures}
+    if len(depths) > 1:
+        raise InputError(f"split '{split}' mixes bit depths {sorted(depths)}", "keep one depth per dataset")
+    parts = list(_labelled(dataset, pictures))
+    starts = np.cumsum([0] + [len(blocks) for blocks, _, _ in parts])
+    pairs = [label.shape[1] * len(qindex) for _, qindex, label in parts]
+    return BlockSet(
+        blocks=np.concatenate([blocks for blocks, _, _ in parts]),
+        block=np.concatenate(
+            [np.tile(np.arange(len(b)) + s, len(q)) for s, (b, q, _) in zip(starts, parts, strict=False)]
+        ).astype(np.int64),
+        qindex=np.concatenate([q.repeat(label.shape[1]) for _, q, label in parts]),
+        label=np.concatenate([label.ravel() for _, _, label in parts]),
+        picture=np.repeat(np.arange(len(pictures)), pairs).astype(np.int64),
+        pictures=tuple(p.name for p in pictures),
+        bit_depth=depths.pop(),
+    )
+
+
+def _labelled(
+    dataset: Dataset, pictures: tuple[Picture, ...]
+) -> Iterator[tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.uint8]]]:
+    """For each picture: its whole blocks [B, 16, 16], qindex [Q], labels [Q, B]."""
+    for picture in pictures:
+        luma = dataset.luma(picture)
+        qindex, partition = dataset.labels(picture)
+        rows, cols = partition.shape[1:]
+        grid = node_grid(picture.width, picture.height)
+        whole = cut_blocks(luma).reshape(*grid, 16, 16)[:rows, :cols]
+        yield whole.reshape(-1, 16, 16), qindex, partition.reshape(len(qindex), -1)
+
+
+def class_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each partition id occurs, COVERED left out: int64 [10]."""
+    return np.bincount(label[label != COVERED], minlength=10).astype(np.int64)

@@ -1,0 +1,150 @@
+"""Run folders: model.safetensors, run.json, and resume.pt while a run is unfinished. Every write is atomic, every
+load is strict."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from bundle import write_atomically
+from errors import ArtefactError, InputError
+from train.model import ModelConfig, PartitionModel
+
+RUN_SCHEMA = 1
+MODEL_FILE, RUN_FILE, RESUME_FILE = "model.safetensors", "run.json", "resume.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder: the model in eval mode on the CPU, and run.json."""
+
+    root: Path
+    model: PartitionModel
+    info: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights file, hex."""
+        return hashlib.sha256((self.root / MODEL_FILE).read_bytes()).hexdigest()
+
+
+def model_bytes(model: PartitionModel) -> bytes:
+    """The weights as a safetensors file, with the model's configuration in its header."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return save(state, {"model_config": json.dumps(asdict(model.config), sort_keys=True)})
+
+
+def save_run(root: Path, model: PartitionModel, info: dict[str, Any]) -> None:
+    """Write the weights, then run.json.
+
+    Raises:
+        OutputError: if the folder cannot be written.
+    """
+    write_atomically(root / MODEL_FILE, model_bytes(model))
+    text = json.dumps({"schema": RUN_SCHEMA, "model": asdict(model.config)} | info, indent=1)
+    write_atomically(root / RUN_FILE, (text + "\n").encode())
+
+
+def load_weights(path: Path, config: ModelConfig) -> PartitionModel:
+    """A model of that configuration with exactly the weights of the file, in eval mode.
+
+    Raises:
+        ArtefactError: if the file is missing or corrupt, or its tensors are not exactly the model's.
+    """
+    model = PartitionModel(config)
+    state = read_tensors(path)
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in state.items()}
+    if expected != found:
+        odd = sorted(set(expected.items()) ^ set(found.items()))[0][0]
+        raise ArtefactError(
+            f"{path} holds another model: '{odd}' is {found.get(odd, 'missing')}, expected {expected.get(odd, 'none')}",
+            "run.json and model.safetensors must come from the same run",
+        )
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        ArtefactError: if it is missing or corrupt.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing", "a run folder holds model.safetensors and run.json") from None
+    except (SafetensorError, OSError) as error:
+        raise ArtefactError(f"{path} is corrupt: {error}", "train again, or restore the file") from None
+
+
+def open_run(root: Path) -> Run:
+    """Open a run folder.
+
+    Raises:
+        InputError: if there is no such folder.
+        ArtefactError: if it is no finished run, is corrupt, or of a newer version.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root} is no run folder", "cli.py train makes one")
+    info = _read_info(root)
+    try:
+        config = ModelConfig(**info["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{root / RUN_FILE} describes no model of this version: {error}") from None
+    return Run(root, load_weights(root / MODEL_FILE, config), info)
+
+
+def _read_info(root: Path) -> dict[str, Any]:
+    path = root / RUN_FILE
+    try:
+        info = json.loads(path.read_text())
+    except FileNotFoundError:
+        hint = "finish it with cli.py train --resume" if (root / RESUME_FILE).exists() else "cli.py train makes one"
+        raise ArtefactError(f"{root} holds no finished run", hint) from None
+    except (ValueError, OSError) as error:
+        raise ArtefactError(f"{path} is corrupt: {error}") from None
+    if not isinstance(info, dict) or not isinstance(info.get("schema"), int):
+        raise ArtefactError(f"{path} is no run description")
+    if info["schema"] > RUN_SCHEMA:
+        message = f"{path} has schema {info['schema']}, this version reads {RUN_SCHEMA}"
+        raise ArtefactError(message, "update the toolkit")
+    return info
+
+
+def save_resume(root: Path, state: dict[str, Any]) -> None:
+    """Write what an interrupted run needs to go on.
+
+    Raises:
+        OutputError: if the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(root / RESUME_FILE, buffer.getvalue())
+
+
+def load_resume(root: Path) -> dict[str, Any]:
+    """What save_resume wrote.
+
+    Raises:
+        InputError: if there is nothing to resume.
+        ArtefactError: if the file is corrupt.
+    """
+    path = root / RESUME_FILE
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{root} holds no interrupted run", "leave --resume out to start one") from None
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise ArtefactError(f"{path} is corrupt: {error}", "delete it and train again") from None

@@ -1,0 +1,109 @@
+"""What a training run is told; stored whole in run.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from train.batches import AUGMENTATIONS, SAMPLERS
+from train.losses import LOSSES
+from train.model import ModelConfig
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, text) as long work goes on."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        model: the shape of the model.
+        stages: which of 1, 2, 3 to train, ascending.
+        epochs: at most, for each stage.
+        batch_size: pairs of (block, qindex) over all processes.
+        bn_mode: "frozen", or "train" to reproduce the seed's drifting BatchNorm in stages 2 and 3.
+        stage1_loss: "joint" trains the trunk with an auxiliary ten-class head too; "binary" without.
+        loss, focal_gamma: loss of every head (train/losses.py).
+        sampler: "natural" or "balanced" over the stage's classes, in stages 2 and 3.
+        augmentation: "flips" draws one of the square's eight symmetries for each batch; "none".
+        schedule: "cosine" to zero over `epochs`, or "plateau": half after 5 epochs without gain, as the seed.
+        trunk_lr, lr: AdamW's rates for the trunk and for everything else.
+        weight_decay: AdamW's.
+        select: the epoch kept is the one with the best validation "loss" or "f1".
+        patience: stop a stage after so many epochs without gain.
+        seed: of initialisation, order, dropout and flips.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stages: tuple[int, ...] = (1, 2, 3)
+    epochs: int = 10
+    batch_size: int = 128
+    bn_mode: str = "frozen"
+    stage1_loss: str = "joint"
+    loss: str = "cross-entropy"
+    focal_gamma: float = 2.0
+    sampler: str = "natural"
+    augmentation: str = "flips"
+    schedule: str = "cosine"
+    trunk_lr: float = 1e-3
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    select: str = "loss"
+    patience: int = 15
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        choices = {
+            "bn_mode": ("frozen", "train"),
+            "stage1_loss": ("joint", "binary"),
+            "loss": LOSSES,
+            "sampler": SAMPLERS,
+            "augmentation": AUGMENTATIONS,
+            "schedule": ("cosine", "plateau"),
+            "select": ("loss", "f1"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ValueError("at least one epoch and two pairs to a batch")
+        if self.stages not in ((1,), (2,), (3,), (2, 3), (1, 2, 3)):
+            raise ValueError(f"stages {self.stages} cannot be trained in one run")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for run.json."""
+        return asdict(self) | {"stages": list(self.stages)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> TrainConfig:
+        """The inverse of to_json.
+
+        Raises:
+            TypeError, ValueError: if the values are of another version.
+        """
+        return TrainConfig(**values | {"model": ModelConfig(**values["model"]), "stages": tuple(values["stages"])})
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """A run and where it reads and writes.
+
+    Attributes:
+        dataset_dir: a dataset folder.
+        output_dir: the run folder.
+        stage1_checkpoint: a run folder (or its model.safetensors) whose earlier stages to start from.
+        trunk_weights: a safetensors file with weights to start the trunk from.
+        resume: go on where an interrupted run in output_dir stopped.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+
+    config: TrainConfig
+    dataset_dir: Path
+    output_dir: Path
+    stage1_checkpoint: Path | None = None
+    trunk_weights: Path | None = None
+    resume: bool = False
+    device: str = "auto"

@@ -1,0 +1,61 @@
+"""Training curves and evaluation pictures as PNG."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from bundle import write_atomically
+from partition import PARTITION_NAMES
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+    write_atomically(path, buffer.getvalue())
+
+
+def draw_curves(stage: int, history: list[dict[str, Any]], best_epoch: int) -> Figure:
+    """Loss and macro-F1 of one stage over its epochs; `history` as StageState has it."""
+    epochs = [e["epoch"] for e in history]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    series = {"loss": ("train_loss", "val_loss"), "macro-F1, %": ("train_macro_f1", "val_macro_f1")}
+    for axis, (title, keys) in zip(panels, series.items(), strict=True):
+        scale = 100.0 if "%" in title else 1.0
+        for key in keys:
+            axis.plot(epochs, [scale * e[key] for e in history], marker="o", markersize=3, label=key.split("_")[0])
+        axis.axvline(best_epoch, color="grey", linestyle=":", label=f"kept: epoch {best_epoch}")
+        axis.set(title=f"stage {stage}, {title}", xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def draw_confusion(report: dict[str, Any], title: str) -> Figure:
+    """Confusion of the ten classes, each row in per cent of its true class; `report` as partition_metrics gives it."""
+    matrix = np.asarray(report["confusion"], float)
+    share = 100.0 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(share, cmap=mpl.colormaps["Blues"], vmin=0, vmax=100)
+    ticks = range(len(PARTITION_NAMES))
+    axis.set_xticks(ticks, PARTITION_NAMES, rotation=45, ha="right", fontsize=8)
+    axis.set_yticks(ticks, [f"{n} ({int(c)})" for n, c in zip(PARTITION_NAMES, matrix.sum(1), strict=True)], fontsize=8)
+    axis.set(xlabel="predicted", ylabel="true (count)", title=title)
+    for row, col in np.argwhere(share >= 0.5):
+        colour = "white" if share[row, col] > 55 else "black"
+        axis.text(col, row, f"{share[row, col]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(image, ax=axis, shrink=0.8, label="% of the true class")
+    return figure

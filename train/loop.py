@@ -1,0 +1,203 @@
+"""The training loop of one stage: epochs, schedule, early stopping, and a state that resumes to the bit on the CPU.
+
+Every epoch seeds its own order, flips and dropout from (seed, stage, epoch); so what an epoch does depends only on the
+state at its start, and the state saved at its end is all that resuming needs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from partition import HEADS, head_targets
+from train.batches import DeviceBlocks, augment, epoch_indices
+from train.config import Progress, TrainConfig
+from train.distributed import World
+from train.metrics import as_none, confusion, head_metrics, macro_f1
+from train.model import PartitionModel
+from train.stages import STAGE_HEADS, StageNet, stage_targets
+
+EVALUATION_BATCH = 2048
+PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
+
+
+@dataclass
+class StageState:
+    """Where a stage stands.
+
+    Attributes:
+        epoch: epochs finished.
+        history: metrics of each.
+        best: the state dict of the best one, and its place in history.
+        stopped: early stopping ended it.
+    """
+
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    stopped: bool = False
+
+
+def epoch_seed(seed: int, stage: int, epoch: int) -> int:
+    """A seed of its own for each epoch of each stage."""
+    return int(np.random.SeedSequence([seed, stage, epoch]).generate_state(1)[0])
+
+
+@torch.no_grad()
+def predict_logits(model: PartitionModel, data: DeviceBlocks) -> NDArray[np.float32]:
+    """Logits of every pair in order, float32 [M, 14]; the model is left in eval mode."""
+    model.eval()
+    parts = [
+        model(batch.blocks, batch.qindex, data.bit_depth).float().cpu() for batch in data.in_order(EVALUATION_BATCH)
+    ]
+    return torch.cat(parts).numpy()
+
+
+class StageLoop:
+    """Trains one stage.
+
+        loop = StageLoop(model, stage, config, train, val, world)
+        for state in loop.epochs(): save(loop.checkpoint())
+        loop.restore_best()
+
+    Attributes:
+        state: where it stands.
+    """
+
+    def __init__(
+        self,
+        model: PartitionModel,
+        stage: int,
+        config: TrainConfig,
+        train: DeviceBlocks,
+        val: DeviceBlocks,
+        world: World,
+    ) -> None:
+        self.config, self.stage, self.world = config, stage, world
+        self.train_data, self.val_data = train, val
+        label = train.label.cpu().numpy()
+        self._targets = stage_targets(stage, label)
+        torch.manual_seed(epoch_seed(config.seed, stage, 0))
+        self.net = StageNet(model.to(world.device), stage, config, label).to(world.device)
+        self._parallel = world.wrap(self.net)
+        self.optimizer = torch.optim.AdamW(self.net.parameter_groups(config), weight_decay=config.weight_decay)
+        self.scheduler = self._make_scheduler()
+        self.state = StageState()
+
+    def _make_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau:
+        if self.config.schedule == "plateau":
+            mode = "min" if self.config.select == "loss" else "max"
+            return torch.optim.lr_scheduler.ReduceLROnPlateau(
+                self.optimizer, mode, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
+            )
+        steps = self.config.epochs * len(self._batches(torch.Generator()))
+        warm = max(1, min(steps // 20, 1000))
+
+        def rate(step: int) -> float:
+            done = (step - warm) / max(1, steps - warm)
+            return (step + 1) / warm if step < warm else 0.5 * (1.0 + float(np.cos(np.pi * min(done, 1.0))))
+
+        return torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
+
+    def _batches(self, generator: torch.Generator) -> list[Tensor]:
+        sampler = self.config.sampler if self.stage > 1 else "natural"
+        batches = epoch_indices(self._targets, sampler, self.config.batch_size, generator)
+        # Every process needs two pairs for its BatchNorm.
+        return [b for b in batches if len(b) >= 2 * self.world.size] if self.world.size > 1 else batches
+
+    def epochs(self, progress: Progress) -> Iterator[StageState]:
+        """Train epoch after epoch, yielding the state after each, until the last or until patience is spent."""
+        while self.state.epoch < self.config.epochs and not self.state.stopped:
+            train_metrics = self._train_epoch(progress)
+            entry = self.world.broadcast(self._judge(train_metrics) if self.world.leads else None)
+            self._record(entry)
+            yield self.state
+
+    def _train_epoch(self, progress: Progress) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, self.stage, self.state.epoch + 1))
+        torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=generator)) + self.world.rank)
+        self._parallel.train()
+        batches = self._batches(generator)
+        losses, matrices = [], {h: np.zeros((len(HEADS[h]),) * 2, np.int64) for h in STAGE_HEADS[self.stage]}
+        for i, indices in enumerate(batches):
+            share = self.world.share(indices).to(self.world.device)
+            batch = augment(self.train_data.batch(share), self.config.augmentation, generator)
+            loss, logits = self._parallel(batch, self.train_data.bit_depth)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            if self.config.schedule == "cosine":
+                self.scheduler.step()  # type: ignore[call-arg]
+            losses.append(loss.detach())
+            self._count(matrices, logits, batch.label)
+            if i % 20 == 19 or i + 1 == len(batches):
+                done = self.state.epoch * len(batches) + i + 1
+                text = f"stage {self.stage}, epoch {self.state.epoch + 1}, loss {float(loss.detach()):.4f}"
+                progress(done, self.config.epochs * len(batches), text)
+        values = torch.stack(losses).double().cpu()
+        return {
+            "train_loss": float(values.mean()),
+            "train_loss_variance": float(values.var(correction=0)),
+            "train_macro_f1": float(np.mean([macro_f1(m) for m in matrices.values()])),
+        }
+
+    def _count(self, matrices: dict[str, NDArray[np.int64]], logits: dict[str, Tensor], label: Tensor) -> None:
+        plain = as_none(label.cpu().numpy())
+        for head, matrix in matrices.items():
+            target = head_targets()[head][plain]
+            keep = target >= 0
+            predicted = logits[head].detach().argmax(1).cpu().numpy()
+            matrix += confusion(target[keep], predicted[keep], len(HEADS[head]))
+
+    def _judge(self, train_metrics: dict[str, Any]) -> dict[str, Any]:
+        logits = predict_logits(self.net.model, self.val_data)
+        heads = head_metrics(logits, self.val_data.label.cpu().numpy())
+        mine = {head: heads[head] for head in STAGE_HEADS[self.stage]}
+        return train_metrics | {
+            "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
+            "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
+            "heads": mine,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        state, key, sign = self.state, *(("val_loss", -1) if self.config.select == "loss" else ("val_macro_f1", 1))
+        best = max((sign * e[key] for e in state.history), default=-np.inf)
+        state.epoch += 1
+        state.history.append({"epoch": state.epoch} | entry)
+        if sign * entry[key] > best:
+            state.best_epoch = state.epoch
+            state.best = {k: v.detach().cpu().clone() for k, v in self.net.model.state_dict().items()}
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(entry[key])
+        state.stopped = state.epoch - state.best_epoch >= self.config.patience
+
+    def restore_best(self) -> None:
+        """Put the best epoch's weights back into the model."""
+        self.net.model.load_state_dict(self.state.best, strict=True)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All that `restore` needs, as tensors and plain values."""
+        return copy.deepcopy(
+            {
+                "net": {k: v.cpu() for k, v in self.net.state_dict().items()},
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "state": vars(self.state),
+            }
+        )
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same run."""
+        self.net.load_state_dict(saved["net"], strict=True)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.state = StageState(**saved["state"])

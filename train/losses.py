@@ -1,0 +1,80 @@
+"""Classification losses by name, each logits [N, classes] and target [N] to a loss per sample, float [N].
+
+| name | formula, p the probability of the true class |
+|---|---|
+| cross-entropy | -log p |
+| focal | -(1 - p)^gamma log p (Lin et al., ICCV 2017) |
+| cb-focal | focal, class c weighted by (1 - beta) / (1 - beta^count_c), mean weight 1 (Cui et al., CVPR 2019) |
+| poly | -log p + epsilon (1 - p), epsilon 1 (PolyLoss, Leng et al., ICLR 2022) |
+| label-smoothing | cross-entropy against 1 - s on the true class and s spread over all, s 0.1 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+CLASS_BALANCE_BETA = 0.9999
+POLY_EPSILON = 1.0
+SMOOTHING = 0.1
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits, target, reduction="none")
+
+
+def _smoothed(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits, target, reduction="none", label_smoothing=SMOOTHING)
+
+
+def _poly(logits: Tensor, target: Tensor) -> Tensor:
+    plain = _cross_entropy(logits, target)
+    return plain + POLY_EPSILON * (1.0 - torch.exp(-plain))
+
+
+def _focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    plain = _cross_entropy(logits, target)
+    # 1 - p by expm1: at p near 1 the difference of floats would lose all digits, and its power's gradient with them.
+    return (-torch.expm1(-plain)).clamp_min(1e-12) ** gamma * plain
+
+
+def class_balance_weights(counts: NDArray) -> Tensor:
+    """Weight of each class, float32 [classes], mean 1 over the classes that occur (the others get 0).
+
+    Args:
+        counts: samples of each class, integer [classes].
+    """
+    n = torch.as_tensor(counts, dtype=torch.float64)
+    weights = torch.where(n > 0, (1 - CLASS_BALANCE_BETA) / (1 - CLASS_BALANCE_BETA ** n.clamp_min(1)), 0.0)
+    return (weights / weights[n > 0].mean()).float()
+
+
+def make_loss(name: str, counts: NDArray, gamma: float = 2.0) -> Loss:
+    """The loss of that name.
+
+    Args:
+        name: one of LOSSES.
+        counts: samples of each class in the training set, integer [classes]; only cb-focal looks at them.
+        gamma: focusing parameter of focal and cb-focal.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name == "focal":
+        return lambda logits, target: _focal(logits, target, gamma)
+    if name == "cb-focal":
+        weights = class_balance_weights(counts)
+        return lambda logits, target: _focal(logits, target, gamma) * weights.to(logits.device)[target]
+    plain: dict[str, Loss] = {"cross-entropy": _cross_entropy, "poly": _poly, "label-smoothing": _smoothed}
+    if name not in plain:
+        raise ValueError(f"loss is one of {', '.join(LOSSES)}, not {name!r}")
+    return plain[name]
+
+
+LOSSES = ("cross-entropy", "focal", "cb-focal", "poly", "label-smoothing")

@@ -1,0 +1,135 @@
+"""The hierarchical partition model: three stages, five heads, one forward pass (docs/DESIGN.md, Model).
+
+blocks, qindex ─► scale by bit depth ─► trunk.body ─┬► tail ─► pool ─► stage 1 head: NONE / PARTITIONED
+                                                    └► adapter ─► tail ─► adapter ─► pool ─┬► macro head
+                                                                                           └► RECT, AB, FOUR
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from partition import HEADS, MacroClass, head_slices
+from train.layers import ConvAdapter, Head, QindexEmbedding
+from train.trunks import TRUNKS, Trunk
+
+EMBEDDING_WIDTH = 32
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What decides the shape of a model; stored in run.json and in the manifest.
+
+    Attributes:
+        trunk: "compact" or "resnet18".
+        qindex_input: "film", or "none" to leave qindex out as the seed did.
+        adapter_reduction: how much narrower the adapters are than what they adapt.
+        adapters: "series", or "none" for the control that trains heads on the bare frozen trunk.
+    """
+
+    trunk: str = "compact"
+    qindex_input: str = "film"
+    adapter_reduction: int = 4
+    adapters: str = "series"
+
+    def __post_init__(self) -> None:
+        if self.trunk not in TRUNKS:
+            raise ValueError(f"trunk is one of {', '.join(TRUNKS)}, not {self.trunk!r}")
+        if self.qindex_input not in ("none", "film"):
+            raise ValueError(f"qindex_input is 'none' or 'film', not {self.qindex_input!r}")
+        if self.adapters not in ("series", "none"):
+            raise ValueError(f"adapters is 'series' or 'none', not {self.adapters!r}")
+        narrow = min(TRUNKS[self.trunk].adapter_channels)
+        if not 1 <= self.adapter_reduction <= narrow or narrow % self.adapter_reduction:
+            raise ValueError(f"adapter_reduction {self.adapter_reduction} does not divide {narrow} channels")
+
+
+def _head_widths(features: int) -> dict[str, tuple[int, ...]]:
+    half, quarter = features // 2, features // 4
+    inner = {"stage1": (half,), "macro": (half, quarter), "rect": (half,), "ab": (half, quarter), "four": (half,)}
+    return {name: (features, *inner[name], len(classes)) for name, classes in HEADS.items()}
+
+
+class PartitionModel(nn.Module):
+    """Trunk, adapters and five heads. `forward` gives logits; `chain_rule` turns them into probabilities."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        with_qindex = config.qindex_input == "film"
+        self.trunk: Trunk = TRUNKS[config.trunk](EMBEDDING_WIDTH if with_qindex else 0)
+        self.embedding = QindexEmbedding(EMBEDDING_WIDTH) if with_qindex else None
+        self.adapters = nn.ModuleList(
+            ConvAdapter(c, config.adapter_reduction) if config.adapters == "series" else nn.Identity()
+            for c in self.trunk.adapter_channels
+        )
+        shallow, deep = self.trunk.head_dropout
+        self.heads = nn.ModuleDict(
+            {
+                name: Head(widths, deep if len(widths) > 3 else shallow)
+                for name, widths in _head_widths(self.trunk.features).items()
+            }
+        )
+        self.register_buffer("sample_maximum", torch.tensor([255.0, 1023.0, 4095.0]), persistent=False)
+
+    def body(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> tuple[Tensor, Tensor | None]:
+        """Everything up to the first adapter, and the qindex embedding (None without qindex input).
+
+        Args:
+            blocks: raw samples, integer [N, 16, 16], 0 to 2^bit_depth - 1.
+            qindex: integer [N], 0-255.
+            bit_depth: 8, 10 or 12; a scalar integer tensor in the exported graph for high bit depth.
+        """
+        if isinstance(bit_depth, int):
+            scale: float | Tensor = 1.0 / ((1 << bit_depth) - 1)
+        else:
+            scale = 1.0 / self.sample_maximum[((bit_depth - 8) // 2).to(torch.int64)]
+        x = blocks.to(self.sample_maximum.dtype)[:, None] * scale
+        embedding = None if self.embedding is None else self.embedding(qindex)
+        return self.trunk.body(x, embedding), embedding
+
+    def stage1_features(self, body: Tensor, embedding: Tensor | None) -> Tensor:
+        """Features of the bare trunk, float32 [N, features]."""
+        return self.trunk.pool(self.trunk.tail(body, embedding))
+
+    def adapted_features(self, body: Tensor, embedding: Tensor | None) -> Tensor:
+        """Features of trunk and adapters, float32 [N, features]."""
+        x = self.trunk.tail(self.adapters[0](body), embedding)
+        return self.trunk.pool(self.adapters[1](x))
+
+    def forward(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> Tensor:
+        """Logits of the five heads, float32 [N, 14], in the order of partition.HEADS; arguments as `body`."""
+        body, embedding = self.body(blocks, qindex, bit_depth)
+        stage1 = self.stage1_features(body, embedding)
+        adapted = self.adapted_features(body, embedding)
+        return torch.cat([head(stage1 if name == "stage1" else adapted) for name, head in self.heads.items()], 1)
+
+
+def chain_rule(logits: Tensor) -> Tensor:
+    """Probability of each partition: P(HORZ) = P(partitioned) P(RECT) P(HORZ | RECT), and so on.
+
+    Args:
+        logits: float [N, 14], heads in the order of partition.HEADS.
+
+    Returns:
+        float [N, 10], rows sum to 1. The numpy twin is partition.chain_rule.
+    """
+    p = {name: logits[:, part].softmax(1) for name, part in head_slices().items()}
+    macro = p["stage1"][:, 1:] * p["macro"]
+
+    def share(macro_class: MacroClass) -> Tensor:
+        return macro[:, macro_class : macro_class + 1]
+
+    return torch.cat(
+        [
+            p["stage1"][:, :1],
+            share(MacroClass.RECT) * p["rect"],
+            share(MacroClass.SPLIT),
+            share(MacroClass.AB) * p["ab"],
+            share(MacroClass.FOUR) * p["four"],
+        ],
+        1,
+    )

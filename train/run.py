@@ -1,0 +1,232 @@
+"""A whole training run: read the data, train the stages in order, evaluate, write the run folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bundle import output_errors, write_atomically
+from data.dataset import check_splits, load_split, open_dataset
+from errors import ArtefactError, InputError, UsageError
+from train.batches import DeviceBlocks
+from train.checkpoint import (
+    MODEL_FILE,
+    RESUME_FILE,
+    RUN_FILE,
+    Run,
+    load_resume,
+    open_run,
+    read_tensors,
+    save_resume,
+    save_run,
+)
+from train.config import Progress, TrainConfig, TrainTask
+from train.curves import draw_confusion, draw_curves, save_figure
+from train.distributed import World, world
+from train.loop import StageLoop, predict_logits
+from train.metrics import evaluate_logits
+from train.model import PartitionModel
+from train.stages import plain_copy
+
+# The seed's scripts compared runs by this file and its key best_f1.
+SEED_METRICS = Path("stage2_adapter") / "stage2_adapter_metrics.json"
+
+
+def train_run(task: TrainTask, progress: Progress, announce: Callable[[str], None]) -> dict[str, Any]:
+    """Train and write a run folder.
+
+    Args:
+        task: what to train, from what, and where to.
+        progress: told of every few batches.
+        announce: told in one line what was read, used and written.
+
+    Returns:
+        run.json as written.
+
+    Raises:
+        ToolkitError: whatever is wrong with data, checkpoint, device or output folder.
+    """
+    with world(task.device) as here:
+        start = _earlier_run(task)
+        config = _config_for(task, start)
+        dataset = open_dataset(task.dataset_dir)
+        dataset_sha256 = dataset.sha256()
+        if here.leads:
+            check_splits(dataset)
+        train, val = (DeviceBlocks(load_split(dataset, split), here.device) for split in ("train", "val"))
+        if train.bit_depth != val.bit_depth:
+            raise InputError(f"train is {train.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
+        if here.leads:
+            with output_errors(task.output_dir):
+                task.output_dir.mkdir(parents=True, exist_ok=True)
+            announce(f"dataset {task.dataset_dir}: {len(train):,} train and {len(val):,} val pairs of block and qindex")
+            stages = ", ".join(map(str, config.stages))
+            announce(f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages}")
+        run = _Run(task, config, here, dataset_sha256, start, train, val)
+        return run.train(progress, announce)
+
+
+def _earlier_run(task: TrainTask) -> Run | None:
+    path = task.stage1_checkpoint
+    if path is None:
+        if 1 not in task.config.stages:
+            raise UsageError("stages 2 and 3 start from an earlier run", "name it with --stage1-checkpoint RUN")
+        return None
+    return open_run(path.parent if path.is_file() else path)
+
+
+def _config_for(task: TrainTask, start: Run | None) -> TrainConfig:
+    """The task's configuration; with an earlier run, its trunk decides and must not be contradicted."""
+    if start is None:
+        return task.config
+    model = task.config.model
+    have, asked = start.model.config, model.trunk
+    if asked != have.trunk:
+        raise ArtefactError(
+            f"{start.root} holds a {have.trunk} trunk, --trunk says {asked}", f"use --trunk {have.trunk}"
+        )
+    return replace(task.config, model=replace(model, qindex_input=have.qindex_input))
+
+
+class _Run:
+    def __init__(
+        self,
+        task: TrainTask,
+        config: TrainConfig,
+        here: World,
+        dataset_sha256: str,
+        start: Run | None,
+        train: DeviceBlocks,
+        val: DeviceBlocks,
+    ) -> None:
+        self.task, self.config, self.world = task, config, here
+        self.start, self.train_data, self.val_data = start, train, val
+        self.identity = {
+            "config": config.to_json(),
+            "dataset_sha256": dataset_sha256,
+            "start_sha256": None if start is None else start.sha256,
+        }
+        torch.manual_seed(config.seed)
+        self.model = PartitionModel(config.model)
+        self._load_start()
+        self.stages: dict[str, Any] = {}
+
+    def _load_start(self) -> None:
+        """Weights of earlier stages: those that no later stage of this run makes anew."""
+        if self.start is not None:
+            state = self.start.model.state_dict()
+            keep = ("trunk.", "embedding.", "heads.stage1.")
+            if self.config.stages == (3,):
+                keep = ("trunk.", "embedding.", "heads.stage1.", "adapters.", "heads.macro.")
+                if self.start.model.config != self.config.model:
+                    raise ArtefactError(
+                        f"{self.start.root} has {asdict(self.start.model.config)}",
+                        "stage 3 keeps the adapters: use the same --adapter-reduction and --adapters",
+                    )
+            self.model.load_state_dict({k: v for k, v in state.items() if k.startswith(keep)}, strict=False)
+        if self.task.trunk_weights is not None:
+            self._load_trunk(self.task.trunk_weights)
+
+    def _load_trunk(self, path: Path) -> None:
+        state = read_tensors(path)
+        own = self.model.trunk.state_dict()
+        shapes = {k: tuple(v.shape) for k, v in own.items()}
+        found = {k: tuple(v.shape) for k, v in state.items()}
+        # A trunk trained without qindex has no films; everything else must be there, and nothing else.
+        expected = {k: v for k, v in shapes.items() if k in found or not k.startswith("films.")}
+        if found != expected:
+            odd = sorted(set(found.items()) ^ set(expected.items()))[0][0]
+            raise ArtefactError(f"{path} holds no {self.config.model.trunk} trunk", f"'{odd}' differs or is missing")
+        self.model.trunk.load_state_dict(state, strict=False)
+
+    def train(self, progress: Progress, announce: Callable[[str], None]) -> dict[str, Any]:
+        saved = self._saved_state()
+        for stage in self.config.stages:
+            if str(stage) in self.stages:
+                continue
+            loop = StageLoop(self.model, stage, self.config, self.train_data, self.val_data, self.world)
+            if saved is not None and saved["stage"] == stage:
+                loop.restore(saved["loop"])
+                announce(f"stage {stage} goes on after epoch {loop.state.epoch}")
+            for state in loop.epochs(progress):
+                self._save_state(stage, loop.checkpoint())
+                if self.world.leads:
+                    announce(_epoch_line(stage, state.history[-1]))
+            loop.restore_best()
+            self._finish_stage(stage, loop)
+            # A fresh copy: the next stage freezes what it must, and this one's frozen modules do not linger.
+            self.model = plain_copy(self.model)
+            self._save_state(stage, None)
+        return self._finish(announce)
+
+    def _saved_state(self) -> dict[str, Any] | None:
+        if not self.task.resume:
+            return None
+        saved = load_resume(self.task.output_dir)
+        if saved["identity"] != self.identity:
+            differing = [k for k, v in self.identity.items() if saved["identity"].get(k) != v]
+            raise ArtefactError(
+                f"{self.task.output_dir} was interrupted with other settings ({', '.join(differing)})",
+                "resume with the command it was started with",
+            )
+        self.stages = saved["stages"]
+        self.model.load_state_dict(saved["model"], strict=True)
+        return saved if saved["loop"] is not None else None
+
+    def _save_state(self, stage: int, loop: dict[str, Any] | None) -> None:
+        if not self.world.leads:
+            return
+        model = {k: v.cpu() for k, v in self.model.state_dict().items()}
+        state = {"identity": self.identity, "stage": stage, "stages": self.stages, "model": model, "loop": loop}
+        save_resume(self.task.output_dir, state)
+
+    def _finish_stage(self, stage: int, loop: StageLoop) -> None:
+        state = loop.state
+        f1 = [e["val_macro_f1"] for e in state.history]
+        self.stages[str(stage)] = {
+            "history": state.history,
+            "kept_epoch": state.best_epoch,
+            "best_f1": max(f1),
+            "best_f1_epoch": int(np.argmax(f1)) + 1,
+            "epochs_run": state.epoch,
+        }
+        if not self.world.leads:
+            return
+        save_figure(
+            draw_curves(stage, state.history, state.best_epoch), self.task.output_dir / f"stage{stage}_curves.png"
+        )
+        if stage == 2:
+            text = json.dumps(self.stages["2"] | {"history": state.history}, indent=1)
+            write_atomically(self.task.output_dir / SEED_METRICS, text.encode())
+
+    def _finish(self, announce: Callable[[str], None]) -> dict[str, Any]:
+        info: dict[str, Any] = {}
+        if self.world.leads:
+            logits = predict_logits(self.model.to(self.world.device), self.val_data)
+            qindex, label = (t.cpu().numpy() for t in (self.val_data.qindex, self.val_data.label))
+            evaluation = evaluate_logits(logits, qindex, label)
+            versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+            info = self.identity | {"versions": versions, "stages": self.stages, "evaluation": evaluation}
+            save_run(self.task.output_dir, self.model, info)
+            title = "validation split, covered counted as NONE"
+            save_figure(draw_confusion(evaluation["all"], title), self.task.output_dir / "confusion.png")
+            with suppress(FileNotFoundError):
+                (self.task.output_dir / RESUME_FILE).unlink()
+            announce(f"wrote {self.task.output_dir}: {MODEL_FILE}, {RUN_FILE}, curves and confusion as PNG")
+        return self.world.broadcast(info)
+
+
+def _epoch_line(stage: int, entry: dict[str, Any]) -> str:
+    return (
+        f"stage {stage} epoch {entry['epoch']:>2}:"
+        f" train loss {entry['train_loss']:.4f}, val loss {entry['val_loss']:.4f},"
+        f" train F1 {100 * entry['train_macro_f1']:.1f} %, val F1 {100 * entry['val_macro_f1']:.1f} %"
+    )

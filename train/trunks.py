@@ -1,0 +1,119 @@
+"""The two trunks. Each splits where the first adapter stands, so that stages 2 and 3 share all that comes before it:
+
+    blocks ─► body ─┬───────────► tail ───────────► pool ─► features of stage 1            [N, features]
+                    └► adapter ─► tail ─► adapter ─► pool ─► features of stages 2 and 3    [N, features]
+
+`adapter_channels` are the widths at the two adapters. `embedding` is qindex, float32 [N, E], or None.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.layers import BasicBlock, ConvBN, Film, SpatialAttention, SqueezeExcite
+
+
+class Trunk(nn.Module):
+    """What model.py needs of a trunk."""
+
+    adapter_channels: ClassVar[tuple[int, int]]
+    features: ClassVar[int]
+    head_dropout: ClassVar[tuple[float, float]]
+    films: nn.ModuleList
+
+    def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """Scaled luma float32 [N, 1, 16, 16], 0-1, to the map at the first adapter [N, adapter_channels[0], h, w]."""
+        raise NotImplementedError
+
+    def tail(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """From the first adapter's map to the second's, [N, adapter_channels[1], h, w]."""
+        raise NotImplementedError
+
+    def pool(self, x: Tensor) -> Tensor:
+        """From the second adapter's map to features float32 [N, features]."""
+        return x.mean((2, 3))
+
+    def _film(self, i: int, x: Tensor, embedding: Tensor | None) -> Tensor:
+        return x if embedding is None else self.films[i](x, embedding)
+
+
+class ResNet18Trunk(Trunk):
+    """ResNet-18 with SE and spatial attention, as docs/SEED_SYSTEM.md of the research system has it.
+
+    [1,16,16] ─► 7x7/2, max pool ─► [64,4,4] ─► layer1 ─► layer2 [128,2,2] ─► layer3 [256,1,1] ─► layer4 [512,1,1]
+    """
+
+    adapter_channels = (256, 512)
+    features = 512
+    head_dropout = (0.3, 0.4)
+
+    def __init__(self, embedding: int) -> None:
+        super().__init__()
+        self.stem = ConvBN(1, 64, 7, 2, 3)
+        widths = (64, 64, 128, 256, 512)
+        for i, (a, b) in enumerate(itertools.pairwise(widths), 1):
+            setattr(self, f"layer{i}", nn.Sequential(BasicBlock(a, b, 1 if i == 1 else 2), BasicBlock(b, b)))
+            setattr(self, f"se{i}", SqueezeExcite(b))
+        self.attention = SpatialAttention()
+        self.films = nn.ModuleList(Film(embedding, c) for c in widths[:4]) if embedding else nn.ModuleList()
+
+    def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """As Trunk.body: [N, 256, 1, 1]."""
+        x = self._film(0, self.stem(x), embedding)
+        x = F.max_pool2d(F.relu(x), 3, 2, 1)
+        for i in (1, 2, 3):
+            x = getattr(self, f"se{i}")(getattr(self, f"layer{i}")(x))
+            x = self._film(i, x, embedding)
+        return x
+
+    def tail(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """As Trunk.tail: [N, 512, 1, 1]."""
+        return self.se4(self.layer4(x))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """As Trunk.pool: [N, 512]."""
+        return self.attention(x).mean((2, 3))
+
+
+class CompactTrunk(Trunk):
+    """The default: made for 16x16 blocks and for lowering to matrix products.
+
+        [1,16,16] ─► minus its mean ─► 8x8/4 ─► [64,4,4] ─► 1 block ─► 2x2/2 ─► [160,2,2] ─► 2 blocks
+                  ─► 2x2/2 ─► [320,1,1] ─► 2 blocks of 1x1
+
+    Kernel and map sizes are such that few products are lost when a layer becomes one dense matrix: a 3x3 on a 2x2
+    map uses every pair of positions, and at 1x1 a convolution is a matrix anyway. The block's mean says next to
+    nothing about its partition; without it the whole range is left to texture.
+    """
+
+    adapter_channels = (160, 320)
+    features = 320
+    head_dropout = (0.1, 0.1)
+
+    def __init__(self, embedding: int) -> None:
+        super().__init__()
+        a, b, c = 64, 160, 320
+        self.stem = ConvBN(1, a, 8, 4, 2)
+        self.stage1 = nn.Sequential(BasicBlock(a, a))
+        self.merge1 = ConvBN(a, b, 2, 2)
+        self.stage2 = nn.Sequential(BasicBlock(b, b), BasicBlock(b, b))
+        self.merge2 = ConvBN(b, c, 2, 2)
+        self.stage3 = nn.Sequential(BasicBlock(c, c, kernel=1), BasicBlock(c, c, kernel=1))
+        self.films = nn.ModuleList(Film(embedding, w) for w in (a, b, c)) if embedding else nn.ModuleList()
+
+    def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """As Trunk.body: [N, 160, 2, 2]."""
+        x = self.stem(x - x.mean((2, 3), keepdim=True))
+        x = self.stage1(F.relu(self._film(0, x, embedding)))
+        return self.stage2(F.relu(self._film(1, self.merge1(x), embedding)))
+
+    def tail(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """As Trunk.tail: [N, 320, 1, 1]."""
+        return self.stage3(F.relu(self._film(2, self.merge2(x), embedding)))
+
+
+TRUNKS: dict[str, type[Trunk]] = {"compact": CompactTrunk, "resnet18": ResNet18Trunk}
