@@ -88,9 +88,7 @@ class BlockReader:
             self._inspected = None
             start = c.addressof(buffer) + position
             # Only with this pointer does libaom decode frame by frame and call back.
-            code = self._library.aom_codec_decode(
-                c.byref(self._context), start, len(unit) - position, c.byref(result)
-            )
+            code = self._library.aom_codec_decode(c.byref(self._context), start, len(unit) - position, c.byref(result))
             end = (result.buf or 0) - c.addressof(buffer)
             if code or end <= position:
                 text = Check(self._library, self._context).text(code)
