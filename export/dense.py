@@ -75,15 +75,15 @@ def dense_matrix(conv: nn.Conv2d, shape: Shape, order: str, out_order: str) -> t
     return matrix, spread[row_index(out_shape, out_order)]
 
 
-def is_patchwise(conv: nn.Conv2d, shape: Shape, order: str, out_order: str) -> bool:
-    """Whether the convolution cuts its map into several patches that lie side by side in the input row.
+def is_patchwise(conv: nn.Conv2d, shape: Shape) -> bool:
+    """Whether the convolution cuts its map into several patches that lie side by side in a row in "position" order.
 
     Then rows [N, P * patch] are rows [N * P, patch], and one small matrix serves every patch.
     """
     k = conv.kernel_size[0]
     square = conv.kernel_size == (k, k) == tuple(conv.stride) and set(conv.padding) == {0}
     whole = shape[1] > k and is_morton(shape[1], shape[2]) and k & (k - 1) == 0
-    return bool(square and whole and conv.groups == 1 and (order, out_order) == ("position", "position"))
+    return bool(square and whole and conv.groups == 1)
 
 
 @torch.no_grad()

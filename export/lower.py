@@ -127,9 +127,9 @@ class _Lowering:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         order, out_order, shape = self.orders.of(source), self.orders.of(node), _map(source)
-        if is_patchwise(conv, shape, order, out_order):
+        if is_patchwise(conv, shape) and out_order == "position":
             matrix, bias = patch_matrix(conv)
-            patches = self._reshape(self.row(source), matrix.shape[0])
+            patches = self._reshape(self._by_position(source), matrix.shape[0])
             return self._reshape(self._affine(patches, node.target, matrix, bias), math.prod(_map(node)))
         matrix, bias = dense_matrix(conv, shape, order, out_order)
         row, before = self._before_product(source)
@@ -176,6 +176,19 @@ class _Lowering:
         if self.orders.of(node) == "position":
             return self._reshape(self.row(node), height * width, channels), 1
         return self._reshape(self.row(node), channels, height * width), 2
+
+    def _by_position(self, node: fx.Node) -> fx.Node:
+        """A square map's row in "position" order; the one place where a map may have to be copied into it."""
+        if self.orders.of(node) == "position":
+            return self.row(node)
+        channels, side, _ = _map(node)
+        bits = side.bit_length() - 1
+        spread, _ = self._by_channel(node)
+        rows = self.graph.call_method("permute", (spread, (0, 2, 1)))
+        # A second step for the order of the positions: two copies of long runs are faster than one of single values.
+        axes = self._reshape(rows, *[2] * (2 * bits), channels)
+        morton = [1 + axis for bit in range(bits) for axis in (bit, bits + bit)]
+        return self._reshape(self.graph.call_method("permute", (axes, (0, *morton, 2 * bits + 1))), channels * side**2)
 
     def _channel_scale(self, node: fx.Node, module: ChannelScale) -> fx.Node:
         channel = torch.from_numpy(row_index(_map(node), self.orders.of(node)) // math.prod(_map(node)[1:]))
