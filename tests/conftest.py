@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import numpy as np
@@ -62,10 +63,14 @@ def trained_like(real_blocks):
     from train.model import ModelConfig, PartitionModel
 
     blocks, qindex = (torch.from_numpy(a[:512]) for a in real_blocks[:2])
+    made = {}
 
     def make(seed: int = 0, **config):
-        torch.manual_seed(seed)
-        return helpers.make_trained_like(PartitionModel(ModelConfig(**config)), seed, blocks, qindex)
+        key = seed, ModelConfig(**config)
+        if key not in made:
+            torch.manual_seed(seed)
+            made[key] = helpers.make_trained_like(PartitionModel(key[1]), seed, blocks, qindex)
+        return copy.deepcopy(made[key])
 
     return make
 
