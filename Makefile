@@ -16,7 +16,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: venv ## train on the embedded sample, export, predict, draw (about 7 minutes on 2 cores)
-	$(PY) demo.py
+	$(PY) cli.py train
+	$(PY) cli.py export --fold-bn
+	$(PY) cli.py evaluate bundles/default --split test --output demo/confusion.png
+	$(PY) cli.py dataset blocks data/sample --split test --output demo/blocks.npy
+	$(PY) cli.py predict demo/blocks.npy --qindex demo/blocks.qindex.npy --check-parity
+	$(PY) cli.py evaluate bundles/default --overlay wesaturate_cvo9xd demo/overlay.png
+	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
 test: venv ## the test suite (under 10 minutes on 2 cores)
 	$(PY) -m pytest -q

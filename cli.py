@@ -225,33 +225,83 @@ def export(run_dir: Path, output_dir: Path, fold_bn: bool, lower: str, precision
 
 
 @main.command()
-@click.argument("blocks", type=folder)
+@click.argument("source", metavar="BLOCKS.npy|FRAMES", type=folder)
 @click.option("--bundle", "bundle_dir", type=folder, default=DEFAULT_BUNDLE)
 @click.option("--qindex", default="128", help="One value, or a .npy of one for each block.")
-@click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), default="8", help="Of the samples in BLOCKS.npy.")
+@click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), default="8", help="Of a .npy or of raw frames.")
+@click.option("--size", help="WIDTHxHEIGHT of raw frames (.yuv, .raw).")
+@click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw frames.")
 @click.option("--runtime", type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]))
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32")
 @click.option("--output", type=folder, help="Default: <stem>.partitions.npz beside the input.")
 @click.option("--check-parity", is_flag=True, help="First compare the runtime with PyTorch on these blocks.")
 @json_option
 def predict(
-    blocks: Path,
+    source: Path,
     bundle_dir: Path,
     qindex: str,
     bit_depth: str,
+    size: str | None,
+    chroma: str,
     runtime: str | None,
     precision: str,
     output: Path | None,
     check_parity: bool,
     as_json: bool,
 ) -> None:
-    """Predict the partition of every block of BLOCKS.npy: [N, 16, 16] raw samples, uint8 or uint16."""
-    from infer.predict import PredictTask, predict_file
+    """Predict the partition of every 16x16 block.
 
-    target = output or blocks.with_suffix(".partitions.npz")
-    task = PredictTask(blocks, bundle_dir, target, qindex, int(bit_depth), runtime or "auto", precision, check_parity)
-    summary = predict_file(task, ProgressLine(), _say)
-    _finish(as_json, summary.to_json())
+    BLOCKS.npy holds raw samples [N, 16, 16] or [N, 1, 16, 16], uint8 or uint16; FRAMES is a Y4M, raw YUV, picture or
+    video, whose blocks are cut here.
+    """
+    from infer.predict import PredictTask, predict_source
+    from infer.source import BlockSource
+
+    blocks: BlockSource
+    if source.suffix == ".npy" or not source.suffix:
+        from infer.blocks import open_blocks
+
+        blocks = open_blocks(source, int(bit_depth))
+    else:
+        from data.frame_blocks import FrameBlocks
+
+        blocks = FrameBlocks(source, _raw_format(size, int(bit_depth), chroma))
+    target = output or source.with_suffix(".partitions.npz")
+    task = PredictTask(bundle_dir, target, qindex, runtime or "auto", precision, check_parity)
+    outcome = predict_source(blocks, task, ProgressLine(), _say)
+    _finish(as_json, outcome.to_json())
+
+
+def _raw_format(size: str | None, bit_depth: int, chroma: str) -> Any:
+    from data.frames import FrameFormat
+
+    if size is None:
+        return None
+    sides = size.lower().split("x")
+    if len(sides) != 2 or not all(s.isdecimal() for s in sides):
+        raise UsageError(f"--size {size} is no size", "write WIDTHxHEIGHT, such as 1920x1080")
+    return FrameFormat(int(sides[0]), int(sides[1]), bit_depth, chroma)
+
+
+@main.group()
+def dataset() -> None:
+    """Datasets: labels of real encodes."""
+
+
+@dataset.command("blocks")
+@click.argument("dataset_dir", type=folder, default=Path("data/sample"))
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@click.option("--output", type=folder, default=Path("blocks.npy"), help="qindex goes to <stem>.qindex.npy beside it.")
+@json_option
+def dataset_blocks(dataset_dir: Path, split: str, output: Path, as_json: bool) -> None:
+    """Write the blocks and qindex of a split as the .npy files that predict reads."""
+    from data.dataset import load_split, open_dataset, write_blocks
+
+    pairs = load_split(open_dataset(dataset_dir), split)
+    qindex = write_blocks(pairs, output)
+    _say(f"read {dataset_dir}, split {split}: {len(pairs.pictures)} pictures")
+    _say(f"wrote {output} and {qindex}: {len(pairs):,} pairs of block and qindex")
+    _finish(as_json, {"blocks": str(output), "qindex": str(qindex), "pairs": len(pairs)})
 
 
 @main.command()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from bundle import atomic_file
 from data.blocks import cut_blocks, node_grid
 from errors import InputError
 from partition import BLOCK_SIZES, COVERED, MI_SIZE, BlockSize, block_origins, map_shape, partitions_from_map
@@ -300,3 +301,23 @@ def _labelled(
 def class_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
     """How often each partition id occurs, COVERED left out: int64 [10]."""
     return np.bincount(label[label != COVERED], minlength=10).astype(np.int64)
+
+
+def write_blocks(pairs: BlockSet, output: Path) -> Path:
+    """Write a split as what `predict` reads: blocks [M, 16, 16] to `output`, qindex uint8 [M] beside it.
+
+    Args:
+        pairs: the split.
+        output: a .npy; qindex goes to `<stem>.qindex.npy`.
+
+    Returns:
+        Where qindex was written.
+
+    Raises:
+        OutputError: if either cannot be written.
+    """
+    qindex = output.with_suffix(".qindex.npy")
+    for path, array in ((output, pairs.blocks[pairs.block]), (qindex, pairs.qindex)):
+        with atomic_file(path) as file:
+            np.save(file, array, allow_pickle=False)
+    return qindex

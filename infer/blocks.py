@@ -69,6 +69,11 @@ class BlockFile:
     bit_depth: int
     dtype: np.dtype
     offset: int
+    grid: None = None
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"{self.path}: {self.count:,} blocks, {self.dtype.name}, {self.bit_depth} bit"
 
     def chunks(self, size: int) -> Iterator[NDArray[np.integer]]:
         """The blocks in order, [<= size, 16, 16], uint8 at 8 bit and uint16 above.
@@ -114,12 +119,12 @@ def open_blocks(path: Path, bit_depth: int = 8) -> BlockFile:
     return BlockFile(path, shape[0], bit_depth, dtype, header.offset)
 
 
-def read_qindex(value: str, count: int) -> NDArray[np.uint8]:
-    """Qindex of every block: uint8 [count].
+def read_qindex(value: str, count: int | None) -> NDArray[np.uint8] | int:
+    """Qindex of all blocks, or of every block: uint8 [count].
 
     Args:
         value: one number, or the path of a .npy of integers [count].
-        count: blocks.
+        count: blocks; None if that is not known, when only one number will do.
 
     Raises:
         InputError: if the file is no such array, or a value is outside 0-255.
@@ -127,10 +132,12 @@ def read_qindex(value: str, count: int) -> NDArray[np.uint8]:
     try:
         number = int(value)
     except ValueError:
+        if count is None:
+            raise InputError("a file of qindex needs an input whose blocks are counted", "give one --qindex") from None
         return _qindex_file(Path(value), count)
     if not 0 <= number <= 255:
         raise InputError(f"qindex {number} is out of range", "AV1's qindex is 0 to 255")
-    return np.full(count, number, np.uint8)
+    return number
 
 
 def _qindex_file(path: Path, count: int) -> NDArray[np.uint8]:
