@@ -68,6 +68,8 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
                 task.output_dir.mkdir(parents=True, exist_ok=True)
             announce(f"dataset {task.dataset_dir}: {len(train):,} train and {len(val):,} val pairs of block and qindex")
             stages = ", ".join(map(str, config.stages))
+            if start is not None:
+                announce(f"starts from {start.root}: trunk {start.model.config.trunk}, weights {start.sha256[:12]}")
             announce(f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages}")
         run = _Run(task, config, here, dataset_sha256, start, train, val)
         return run.train(progress, announce)
