@@ -25,5 +25,5 @@ dataset, output = map(Path, sys.argv[1:])
 torch.set_num_threads(1)
 torch.manual_seed(int(os.environ["RANK"]))  # different on purpose: the run must not depend on it
 train.run.StageLoop = WatchedLoop
-config = TrainConfig(epochs=2, batch_size=64)
+config = TrainConfig(epochs=2, batch_size=32)
 train.run.train_run(TrainTask(config, dataset, output / "run", device="cpu"), lambda *_: None, lambda _: None)
