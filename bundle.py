@@ -50,7 +50,7 @@ class BundleFile:
         precision: "fp32", "fp16", "int8"; empty for what has none.
         input: "uint8" for 8-bit blocks, "int32" for blocks of any bit depth with a `bit_depth` input; empty if none.
         steps: the compile steps that made it, in order.
-        parity: infer.parity's report for it; empty for what computes nothing.
+        parity: certificates (export/certificate.py) by bit depth; empty for what computes nothing.
     """
 
     sha256: str

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from bundle import atomic_file
 from data.blocks import cut_blocks, node_grid
 from errors import InputError
 from partition import BLOCK_SIZES, COVERED, MI_SIZE, BlockSize, block_origins, map_shape, partitions_from_map
@@ -56,7 +57,7 @@ class BlockSet:
         bit_depth: of the samples.
     """
 
-    blocks: NDArray[np.generic]
+    blocks: NDArray[np.integer]
     block: NDArray[np.int64]
     qindex: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -87,7 +88,7 @@ class Dataset:
             raise InputError(f"{self.root} has no picture in split '{split}'", f"it has: {have}")
         return chosen
 
-    def luma(self, picture: Picture) -> NDArray[np.generic]:
+    def luma(self, picture: Picture) -> NDArray[np.integer]:
         """Source luma [H, W], uint8 at 8 bit and uint16 above.
 
         Raises:
@@ -179,7 +180,7 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _read_grey(path: Path) -> NDArray[np.generic]:
+def _read_grey(path: Path) -> NDArray[np.integer]:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             mode, array = image.mode, np.asarray(image)
@@ -286,7 +287,7 @@ def load_split(dataset: Dataset, split: str) -> BlockSet:
 
 def _labelled(
     dataset: Dataset, pictures: tuple[Picture, ...]
-) -> Iterator[tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.uint8]]]:
+) -> Iterator[tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]]:
     """For each picture: its whole blocks [B, 16, 16], qindex [Q], labels [Q, B]."""
     for picture in pictures:
         luma = dataset.luma(picture)
@@ -300,3 +301,23 @@ def _labelled(
 def class_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
     """How often each partition id occurs, COVERED left out: int64 [10]."""
     return np.bincount(label[label != COVERED], minlength=10).astype(np.int64)
+
+
+def write_blocks(pairs: BlockSet, output: Path) -> Path:
+    """Write a split as what `predict` reads: blocks [M, 16, 16] to `output`, qindex uint8 [M] beside it.
+
+    Args:
+        pairs: the split.
+        output: a .npy; qindex goes to `<stem>.qindex.npy`.
+
+    Returns:
+        Where qindex was written.
+
+    Raises:
+        OutputError: if either cannot be written.
+    """
+    qindex = output.with_suffix(".qindex.npy")
+    for path, array in ((output, pairs.blocks[pairs.block]), (qindex, pairs.qindex)):
+        with atomic_file(path) as file:
+            np.save(file, array, allow_pickle=False)
+    return qindex

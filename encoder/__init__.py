@@ -1,0 +1,1 @@
+"""What touches encoders: libaom built with inspection, labels out of it, predictions into it."""

@@ -1,0 +1,160 @@
+"""Stream blocks through a session into a result file: any N, bounded memory, nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle import atomic_file, output_errors
+from errors import InputError
+from infer.session import Prediction, Session
+from infer.source import BlockSource
+from partition import Partition
+
+BATCH = 8160  # a 1080p frame
+_COPY_BYTES = 1 << 20
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes for the same result, whenever it is written
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a prediction came to.
+
+    Attributes:
+        blocks: how many were predicted.
+        seconds: wall time from the first block read to the file in place.
+        counts: how often each partition type is the likeliest, int64 [10].
+        output: the file written.
+    """
+
+    blocks: int
+    seconds: float
+    counts: NDArray[np.int64]
+    output: Path
+
+
+class ResultWriter:
+    """Writes `.npz` piece by piece, in memory that does not grow. Used through `result_file`.
+
+    With a known count the probabilities go straight into the archive; without, they wait in a temporary file, since
+    an array's header comes first and holds its length. Partition ids wait anyway: an archive takes one member a time.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, folder: Path, count: int | None, stack: ExitStack) -> None:
+        self._archive, self._count = archive, count
+
+        def spool() -> IO[bytes]:
+            return tempfile.TemporaryFile(dir=folder)
+
+        self._partition = stack.enter_context(spool())
+        self._probability = stack.enter_context(
+            spool() if count is None else _member(archive, "probability", "<f4", (count, len(Partition)))
+        )
+        self.written = 0
+        self.counts = np.zeros(len(Partition), np.int64)
+
+    def add(self, prediction: Prediction) -> None:
+        """Append the next blocks' results."""
+        self._probability.write(np.ascontiguousarray(prediction.probability, "<f4").data)
+        self._partition.write(prediction.partition.data)
+        self.written += len(prediction.partition)
+        self.counts += np.bincount(prediction.partition, minlength=len(Partition))
+
+    def finish(self, grid: tuple[int, int] | None) -> None:
+        """Write what waited, and for frames the map.
+
+        Raises:
+            InputError: if no block came, or not as many as were announced.
+        """
+        if not self.written or self.written != (self._count or self.written):
+            raise InputError(f"{self.written:,} blocks came, expected {self._count or 'some'}", "did the input change?")
+        if self._count is None:
+            self._copy(self._probability, "probability", "<f4", (self.written, len(Partition)))
+        else:
+            self._probability.close()
+        self._copy(self._partition, "partition", "u1", (self.written,))
+        if grid is not None:
+            self._copy(self._partition, "map", "u1", (self.written // (grid[0] * grid[1]), *grid))
+
+    def _copy(self, spool: IO[bytes], name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        spool.seek(0)
+        with _member(self._archive, name, dtype, shape) as member:
+            shutil.copyfileobj(spool, member, _COPY_BYTES)
+
+
+def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
+    member = archive.open(zipfile.ZipInfo(f"{name}.npy", _ZIP_DATE), "w", force_zip64=True)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(member, header)
+    return member
+
+
+@contextmanager
+def result_file(path: Path, count: int | None, grid: tuple[int, int] | None = None) -> Iterator[ResultWriter]:
+    """A result file that appears whole when the block ends without an error, or not at all.
+
+    Args:
+        path: of the `.npz`: partition uint8 [N], probability float32 [N, 10]; for frames also map uint8
+            [frames, rows, columns].
+        count: N, or None if it is not known yet.
+        grid: rows and columns of each frame; None without frames.
+
+    Raises:
+        OutputError: if it cannot be written.
+        InputError: if no block comes, or not as many as were announced.
+    """
+    with (
+        atomic_file(path) as file,
+        output_errors(path),
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        ExitStack() as stack,  # innermost: members are closed before their archive, whatever happens
+    ):
+        writer = ResultWriter(archive, path.parent, count, stack)
+        yield writer
+        writer.finish(grid)
+
+
+def predict_stream(
+    source: BlockSource,
+    qindex: NDArray[np.uint8] | int,
+    session: Session,
+    output: Path,
+    progress: Progress,
+) -> Summary:
+    """Predict a source, batch after batch, into a result file.
+
+    Args:
+        source: the blocks.
+        qindex: one for all, or of every block, uint8 [source.count].
+        session: runs them.
+        output: the `.npz` to write.
+        progress: told after each batch.
+
+    Raises:
+        OutputError, InputError: as result_file.
+    """
+    start = time.perf_counter()
+    with result_file(output, source.count, source.grid) as writer:
+        for blocks in source.chunks(BATCH):
+            done = writer.written
+            if isinstance(qindex, int):
+                batch_qindex = np.full(len(blocks), qindex, np.uint8)
+            else:
+                batch_qindex = qindex[done : done + len(blocks)]
+            writer.add(session.predict(blocks, batch_qindex))
+            rate = writer.written / (time.perf_counter() - start)
+            progress(writer.written, source.count or writer.written + len(blocks), f"{rate:,.0f} blocks/s")
+        counts, written = writer.counts, writer.written
+    return Summary(written, time.perf_counter() - start, counts, output)
