@@ -150,6 +150,8 @@ class _Run:
 
     def train(self, progress: Progress, announce: Announce) -> dict[str, Any]:
         saved = self._saved_state()
+        if not self.task.resume:
+            self._save_state(self.config.stages[0], None)
         for stage in self.config.stages:
             if str(stage) in self.stages:
                 continue
