@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bundle import output_errors, write_atomically
+from bundle import write_atomically
 from data.dataset import check_splits, load_split, open_dataset
 from errors import ArtefactError, InputError, UsageError
 from train.batches import DeviceBlocks
@@ -64,8 +64,6 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
         if train.bit_depth != val.bit_depth:
             raise InputError(f"train is {train.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
         if here.leads:
-            with output_errors(task.output_dir):
-                task.output_dir.mkdir(parents=True, exist_ok=True)
             announce(f"dataset {task.dataset_dir}: {len(train):,} train and {len(val):,} val pairs of block and qindex")
             stages = ", ".join(map(str, config.stages))
             if start is not None:
