@@ -43,9 +43,7 @@ def open_picture(path: Path, bit_depth: int | None = None, packed_420: bool = Fa
     grey = samples.ndim == 2
     if grey and samples.dtype != np.uint8:
         if bit_depth in (None, 8):
-            raise InputError(
-                f"{path} has 16-bit samples; which depth do they hold?", "give --bit-depth 10 or 12"
-            )
+            raise InputError(f"{path} has 16-bit samples; which depth do they hold?", "give --bit-depth 10 or 12")
     else:
         bit_depth = 8
     if packed_420:
@@ -87,9 +85,7 @@ def _unpack_420(samples: NDArray[np.generic], path: Path) -> tuple[NDArray[np.ge
 def _halve_chroma(samples: NDArray[np.generic]) -> tuple[NDArray[np.generic], ...]:
     """Y, U, V of a picture, uint8 [H, W, 3]; chroma is the rounded mean of 2x2, odd edges replicated."""
     height, width = samples.shape[:2]
-    padded = np.pad(samples[..., 1:], ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(
-        np.uint16
-    )
+    padded = np.pad(samples[..., 1:], ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.uint16)
     quads = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2, 2)
     mean = ((quads.sum((1, 3)) + 2) // 4).astype(np.uint8)
     return samples[..., 0], mean[..., 0], mean[..., 1]

@@ -96,15 +96,11 @@ def _y4m_chroma(tag: str, path: Path) -> tuple[str, int]:
     match = _Y4M_CHROMA.fullmatch(tag)
     if not match:
         known = ", ".join(c for c in CHROMA_SHIFTS)
-        raise InputError(
-            f"{path}: chroma format C{tag} is not read", f"known: {known}, with p10 or p12 behind"
-        )
+        raise InputError(f"{path}: chroma format C{tag} is not read", f"known: {known}, with p10 or p12 behind")
     sited, planar, depth, mono, mono_depth = match.groups()
     bit_depth = int(depth or mono_depth or 8)
     if bit_depth not in BIT_DEPTHS:
-        raise InputError(
-            f"{path}: chroma format C{tag} has {bit_depth} bits per sample; AV1 has 8, 10 and 12"
-        )
+        raise InputError(f"{path}: chroma format C{tag} has {bit_depth} bits per sample; AV1 has 8, 10 and 12")
     return sited or planar or mono, bit_depth
 
 
@@ -119,7 +115,5 @@ def open_raw(path: Path, raw: FrameFormat | None) -> FrameSource:
         raise UsageError(f"{path} is raw video, which does not say its size", "give --size WIDTHxHEIGHT")
     count, rest = divmod(path.stat().st_size, raw.frame_bytes)
     if not count:
-        raise InputError(
-            f"{path} is truncated: 0 whole frames, {rest} of {raw.frame_bytes} bytes", f"is it {raw}?"
-        )
+        raise InputError(f"{path} is truncated: 0 whole frames, {rest} of {raw.frame_bytes} bytes", f"is it {raw}?")
     return _PlanarSource(path, raw, None if rest else count, 0, b"")

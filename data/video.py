@@ -27,9 +27,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError:
-        raise MissingComponentError(
-            "this file needs PyAV, which is not installed", "pip install av"
-        ) from None
+        raise MissingComponentError("this file needs PyAV, which is not installed", "pip install av") from None
     return av
 
 

@@ -117,9 +117,7 @@ class Libaom:
         context = s.Context()
         # Above 8 bit the samples come in 16-bit words (AOM_CODEC_USE_HIGHBITDEPTH).
         flags = 0x40000 if frame_format.bit_depth > 8 else 0
-        with self._opened(
-            context, "enc_init", interface, c.byref(config), c.c_long(flags), s.ENCODER_ABI
-        ) as check:
+        with self._opened(context, "enc_init", interface, c.byref(config), c.c_long(flags), s.ENCODER_ABI) as check:
             for name, value in (("cpu-used", options.cpu_used), ("cq-level", cq)):
                 check(self._library.aom_codec_set_option(c.byref(context), name.encode(), b"%d" % value))
             image, keep_alive = _image(self._library, frame, frame_format)
@@ -157,9 +155,7 @@ class Libaom:
         self, context: s.Context, kind: str, interface: int, config: object, flags: c.c_long, abi: int
     ) -> Iterator[Check]:
         check = Check(self._library, context)
-        check(
-            getattr(self._library, f"aom_codec_{kind}_ver")(c.byref(context), interface, config, flags, abi)
-        )
+        check(getattr(self._library, f"aom_codec_{kind}_ver")(c.byref(context), interface, config, flags, abi))
         try:
             yield check
         finally:
@@ -206,9 +202,7 @@ def _configure(config: s.EncoderConfig, frame_format: FrameFormat) -> None:
     config.rc_end_usage = s.END_USAGE_Q
 
 
-def _image(
-    library: c.CDLL, frame: Frame, frame_format: FrameFormat
-) -> tuple[s.Image, list[NDArray[np.generic]]]:
+def _image(library: c.CDLL, frame: Frame, frame_format: FrameFormat) -> tuple[s.Image, list[NDArray[np.generic]]]:
     """The frame as libaom takes it, and the arrays that must outlive it."""
     planes = [np.ascontiguousarray(p, frame_format.dtype) for p in frame.planes]
     if CHROMA_SHIFTS[frame_format.chroma] is None:
@@ -218,9 +212,7 @@ def _image(
     high = s.IMAGE_HIGH_DEPTH if frame_format.bit_depth > 8 else 0
     image = s.Image()
     code = s.IMAGE_FORMATS[frame_format.chroma] | high
-    library.aom_img_wrap(
-        c.byref(image), code, frame_format.width, frame_format.height, 1, planes[0].ctypes.data
-    )
+    library.aom_img_wrap(c.byref(image), code, frame_format.width, frame_format.height, 1, planes[0].ctypes.data)
     image.bit_depth = frame_format.bit_depth
     image.monochrome = int(frame_format.chroma == "mono")
     for i, plane in enumerate(planes):
