@@ -23,6 +23,22 @@ MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
 SCHEMA_VERSION = 1
 
+# ENOENT is how /proc and a folder that vanished refuse a new file.
+_REFUSALS = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EIO,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+
 
 @dataclass(frozen=True)
 class BundleFile:
@@ -34,7 +50,7 @@ class BundleFile:
         precision: "fp32", "fp16", "int8"; empty for what has none.
         input: "uint8" for 8-bit blocks, "int32" for blocks of any bit depth with a `bit_depth` input; empty if none.
         steps: the compile steps that made it, in order.
-        parity: infer.parity's report for it; empty for what computes nothing.
+        parity: certificates (export/certificate.py) by bit depth; empty for what computes nothing.
     """
 
     sha256: str
@@ -92,9 +108,10 @@ class Manifest:
             files = {
                 name: BundleFile(**entry | {"steps": tuple(entry["steps"])}) for name, entry in values["files"].items()
             }
+            classes = tuple(values["classes"])
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"its list of files is malformed: {error}") from None
-        return Manifest(**values | {"files": files, "classes": tuple(values["classes"])})
+            raise ValueError(f"it is malformed: {error}") from None
+        return Manifest(**values | {"files": files, "classes": classes})
 
 
 @dataclass(frozen=True)
@@ -180,16 +197,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+    try:
+        with _full_disk_errors(path), os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with output_errors(path):
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -206,13 +224,23 @@ def write_atomically(path: Path, content: bytes) -> None:
 def output_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write into OutputError."""
     try:
+        with _full_disk_errors(path):
+            yield
+    except OSError as error:
+        if error.errno in _REFUSALS:
+            hint = "choose another --output or --output-dir"
+            raise OutputError(f"{path} cannot be written: {error.strerror}", hint) from None
+        raise
+
+
+@contextlib.contextmanager
+def _full_disk_errors(path: Path) -> Iterator[None]:
+    """Only what an open file's `write` can meet: other errors in the block are not the output's."""
+    try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutputError(f"disk full while writing {path}", "free some space and run again") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            hint = "choose another --output or --output-dir"
-            raise OutputError(f"{path} cannot be written: {error.strerror}", hint) from None
         raise
 
 

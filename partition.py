@@ -29,6 +29,9 @@ MI_SIZE: Final = 4
 NODE_SIZE: Final = 16
 """Luma samples along one side of the nodes that the model predicts."""
 
+QINDEX_BANDS: Final = ((0, 99), (100, 147), (148, 195), (196, 255))
+"""The bands of qindex, both ends in, by which metrics and parity are reported."""
+
 COVERED: Final = 255
 """Label of a 16x16 position that has no node of its own, since a larger partition covers it."""
 

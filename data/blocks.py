@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from partition import NODE_SIZE
 
 
-def cut_blocks(luma: NDArray[np.generic]) -> NDArray[np.generic]:
+def cut_blocks(luma: NDArray[np.integer]) -> NDArray[np.integer]:
     """All 16x16 blocks of a luma plane in raster order; blocks at the frame edge replicate the last row or column.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from bundle import atomic_file
 from data.blocks import cut_blocks, node_grid
 from errors import InputError
-from partition import BLOCK_SIZES, COVERED, block_origins, map_shape, partitions_from_map
+from partition import BLOCK_SIZES, COVERED, MI_SIZE, BlockSize, block_origins, map_shape, partitions_from_map
 
 SPLITS = ("train", "val", "test")
 SAMPLE_DIR = Path(__file__).resolve().parent / "sample"
+_WIDTH_MI = np.array([b.width // MI_SIZE for b in BlockSize])
+_HEIGHT_MI = np.array([b.height // MI_SIZE for b in BlockSize])
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class BlockSet:
         bit_depth: of the samples.
     """
 
-    blocks: NDArray[np.generic]
+    blocks: NDArray[np.integer]
     block: NDArray[np.int64]
     qindex: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -84,7 +88,7 @@ class Dataset:
             raise InputError(f"{self.root} has no picture in split '{split}'", f"it has: {have}")
         return chosen
 
-    def luma(self, picture: Picture) -> NDArray[np.generic]:
+    def luma(self, picture: Picture) -> NDArray[np.integer]:
         """Source luma [H, W], uint8 at 8 bit and uint16 above.
 
         Raises:
@@ -124,45 +128,66 @@ class Dataset:
         path = self.root / "labels" / f"{picture.name}.npz"
         try:
             with np.load(path, allow_pickle=False) as archive:
-                qindex, maps = archive["qindex"], archive["bsize"]
+                qindex, maps = np.asarray(archive["qindex"]), np.asarray(archive["bsize"])
         except FileNotFoundError:
             raise InputError(f"{path} is missing", "every row of index.csv needs its labels") from None
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path} is no label file: {error}") from None
-        shape = (len(qindex), *map_shape(picture.width, picture.height))
+        shape = (qindex.size, *map_shape(picture.width, picture.height))
         if qindex.ndim != 1 or qindex.dtype != np.uint8 or maps.dtype != np.uint8 or maps.shape != shape:
             raise InputError(
                 f"{path}: maps are {maps.dtype} {maps.shape}, expected uint8 {shape}",
                 "R = 2 ceil(H/8), C = 2 ceil(W/8), one map for each qindex",
             )
+        if not len(qindex):
+            raise InputError(f"{path} holds no encode", "label the picture at one qindex at least, or take it out")
         for q, bsize in zip(qindex, maps, strict=True):
             _check_map(bsize, f"{path} at qindex {q}")
         return qindex, maps
 
     def sha256(self) -> str:
-        """Hash of the index and of every file it names, hex."""
-        digest = hashlib.sha256((self.root / "index.csv").read_bytes())
+        """Hash of the index and of every file it names, hex.
+
+        Raises:
+            InputError: if one is missing or cannot be read.
+        """
+        digest = hashlib.sha256(_read_bytes(self.root / "index.csv"))
         for picture in self.pictures:
             for part in (f"luma/{picture.name}.png", f"labels/{picture.name}.npz"):
-                digest.update(hashlib.sha256((self.root / part).read_bytes()).digest())
+                digest.update(hashlib.sha256(_read_bytes(self.root / part)).digest())
         return digest.hexdigest()
 
 
 def _check_map(bsize: NDArray[np.uint8], where: str) -> None:
     if bsize.max() >= BLOCK_SIZES:
         raise InputError(f"{where}: block size {int(bsize.max())} is illegal; ids are 0-{BLOCK_SIZES - 1}")
-    if not np.array_equal(bsize, bsize[block_origins(bsize)]):
+    rows, cols = bsize.shape
+    top, left = block_origins(bsize)
+    origin = top * cols + left
+    # Whole blocks: every unit holds the size of its block's first unit, and every block as many units as it covers.
+    units = np.bincount(origin.ravel(), minlength=bsize.size)[origin]
+    area = np.minimum(_HEIGHT_MI[bsize], rows - top) * np.minimum(_WIDTH_MI[bsize], cols - left)
+    if not np.array_equal(bsize, bsize[top, left]) or not np.array_equal(units, area):
         raise InputError(f"{where}: blocks overlap", "this is no block-size map of an AV1 frame")
 
 
-def _read_grey(path: Path) -> NDArray[np.generic]:
+def _read_bytes(path: Path) -> bytes:
     try:
-        with Image.open(path) as image:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing", "every row of index.csv needs its picture and its labels") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read_grey(path: Path) -> NDArray[np.integer]:
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
             mode, array = image.mode, np.asarray(image)
     except FileNotFoundError:
         raise InputError(f"{path} is missing", "every row of index.csv needs its picture") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is no PNG: {error}") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} is no usable PNG: {error}") from None
     if mode == "L":
         return array
     if mode in ("I;16", "I"):
@@ -206,7 +231,7 @@ def _parse_row(row: dict[str, str | None], where: str) -> Picture:
     text = {name: value or "" for name, value in values.items()}
     if text["split"] not in SPLITS:
         raise InputError(f"{where}: split '{text['split']}' is none of {', '.join(SPLITS)}")
-    if not text["name"] or Path(text["name"]).name != text["name"]:
+    if not text["name"] or Path(text["name"]).name != text["name"] or text["name"] == "..":
         raise InputError(f"{where}: '{text['name']}' is no plain file name")
     try:
         width, height, bit_depth = (int(text[k]) for k in ("width", "height", "bit_depth"))
@@ -262,7 +287,7 @@ def load_split(dataset: Dataset, split: str) -> BlockSet:
 
 def _labelled(
     dataset: Dataset, pictures: tuple[Picture, ...]
-) -> Iterator[tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.uint8]]]:
+) -> Iterator[tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]]:
     """For each picture: its whole blocks [B, 16, 16], qindex [Q], labels [Q, B]."""
     for picture in pictures:
         luma = dataset.luma(picture)
@@ -276,3 +301,23 @@ def _labelled(
 def class_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
     """How often each partition id occurs, COVERED left out: int64 [10]."""
     return np.bincount(label[label != COVERED], minlength=10).astype(np.int64)
+
+
+def write_blocks(pairs: BlockSet, output: Path) -> Path:
+    """Write a split as what `predict` reads: blocks [M, 16, 16] to `output`, qindex uint8 [M] beside it.
+
+    Args:
+        pairs: the split.
+        output: a .npy; qindex goes to `<stem>.qindex.npy`.
+
+    Returns:
+        Where qindex was written.
+
+    Raises:
+        OutputError: if either cannot be written.
+    """
+    qindex = output.with_suffix(".qindex.npy")
+    for path, array in ((output, pairs.blocks[pairs.block]), (qindex, pairs.qindex)):
+        with atomic_file(path) as file:
+            np.save(file, array, allow_pickle=False)
+    return qindex

@@ -99,11 +99,26 @@ def open_run(root: Path) -> Run:
     if not root.is_dir():
         raise InputError(f"{root} is no run folder", "cli.py train makes one")
     info = _read_info(root)
+    return Run(root, load_weights(root / MODEL_FILE, _model_config(root, info)), info)
+
+
+def checkpoint_model(path: Path) -> ModelConfig:
+    """Configuration of the model in a run folder, or beside its model.safetensors, without loading it.
+
+    Raises:
+        InputError, ArtefactError: as open_run.
+    """
+    root = path.parent if path.is_file() else path
+    if not root.is_dir():
+        raise InputError(f"{root} is no run folder", "cli.py train makes one")
+    return _model_config(root, _read_info(root))
+
+
+def _model_config(root: Path, info: dict[str, Any]) -> ModelConfig:
     try:
-        config = ModelConfig(**info["model"])
+        return ModelConfig(**info["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{root / RUN_FILE} describes no model of this version: {error}") from None
-    return Run(root, load_weights(root / MODEL_FILE, config), info)
 
 
 def _read_info(root: Path) -> dict[str, Any]:

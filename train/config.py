@@ -14,6 +14,9 @@ from train.model import ModelConfig
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, text) as long work goes on."""
 
+Announce = Callable[[str], None]
+"""Called with one line of what was read, used or written."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:

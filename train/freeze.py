@@ -42,10 +42,12 @@ def freeze(module: nn.Module, bn_mode: str = "frozen") -> None:
         bn_mode: "frozen", or "train" to reproduce the seed's bug: BatchNorm follows `.train()` and drifts.
 
     Raises:
-        ValueError: for another mode.
+        ValueError: for another mode, or a BatchNorm by itself.
     """
     if bn_mode not in ("frozen", "train"):
         raise ValueError(f"bn_mode is 'frozen' or 'train', not {bn_mode!r}")
+    if isinstance(module, nn.BatchNorm2d):
+        raise ValueError("a BatchNorm is replaced in what contains it: freeze that")
     module.requires_grad_(False)
     if bn_mode == "train":
         return

@@ -141,5 +141,8 @@ class Film(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x float32 [N, C, H, W], embedding float32 [N, E]; returns the shape of x."""
-        scale, shift = self.linear(embedding)[:, :, None, None].chunk(2, 1)
+        channels = x.shape[1]
+        both = self.linear(embedding)[:, :, None, None]
+        # Slices, not chunk(): that exports as a sequence, which TensorRT does not take.
+        scale, shift = both[:, :channels], both[:, channels:]
         return x * (1.0 + scale) + shift

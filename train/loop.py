@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class StageLoop:
 
     def _make_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau:
         if self.config.schedule == "plateau":
-            mode = "min" if self.config.select == "loss" else "max"
+            mode: Literal["min", "max"] = "min" if self.config.select == "loss" else "max"
             return torch.optim.lr_scheduler.ReduceLROnPlateau(
                 self.optimizer, mode, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
             )
@@ -135,7 +135,7 @@ class StageLoop:
             loss.backward()
             self.optimizer.step()
             if self.config.schedule == "cosine":
-                self.scheduler.step()  # type: ignore[call-arg]
+                self.scheduler.step()
             losses.append(loss.detach())
             self._count(matrices, logits, batch.label)
             if i % 20 == 19 or i + 1 == len(batches):

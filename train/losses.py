@@ -52,7 +52,8 @@ def class_balance_weights(counts: NDArray) -> Tensor:
     """
     n = torch.as_tensor(counts, dtype=torch.float64)
     weights = torch.where(n > 0, (1 - CLASS_BALANCE_BETA) / (1 - CLASS_BALANCE_BETA ** n.clamp_min(1)), 0.0)
-    return (weights / weights[n > 0].mean()).float()
+    # Where no class occurs at all, 0: a mean of nothing would be NaN, and NaN times "no say" is still NaN.
+    return (weights / weights[n > 0].mean()).float() if (n > 0).any() else weights.float()
 
 
 def make_loss(name: str, counts: NDArray, gamma: float = 2.0) -> Loss:

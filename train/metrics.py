@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partition import COVERED, HEADS, PARTITION_NAMES, Partition, chain_rule, head_slices, head_targets
+from partition import COVERED, HEADS, PARTITION_NAMES, QINDEX_BANDS, Partition, chain_rule, head_slices, head_targets
 
-QINDEX_BANDS = ((0, 99), (100, 147), (148, 195), (196, 255))
 CALIBRATION_BINS = 15
 
 

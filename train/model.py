@@ -56,6 +56,8 @@ def _head_widths(features: int) -> dict[str, tuple[int, ...]]:
 class PartitionModel(nn.Module):
     """Trunk, adapters and five heads. `forward` gives logits; `chain_rule` turns them into probabilities."""
 
+    sample_maximum: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -73,7 +75,9 @@ class PartitionModel(nn.Module):
                 for name, widths in _head_widths(self.trunk.features).items()
             }
         )
-        self.register_buffer("sample_maximum", torch.tensor([255.0, 1023.0, 4095.0]), persistent=False)
+        # By bit depth, so that the exported graph needs one lookup and no arithmetic on integers.
+        maximum = [float((1 << depth) - 1) if depth else 1.0 for depth in range(13)]
+        self.register_buffer("sample_maximum", torch.tensor(maximum), persistent=False)
 
     def body(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> tuple[Tensor, Tensor | None]:
         """Everything up to the first adapter, and the qindex embedding (None without qindex input).
@@ -86,7 +90,7 @@ class PartitionModel(nn.Module):
         if isinstance(bit_depth, int):
             scale: float | Tensor = 1.0 / ((1 << bit_depth) - 1)
         else:
-            scale = 1.0 / self.sample_maximum[((bit_depth - 8) // 2).to(torch.int64)]
+            scale = 1.0 / self.sample_maximum.index_select(0, bit_depth.reshape(1))
         x = blocks.to(self.sample_maximum.dtype)[:, None] * scale
         embedding = None if self.embedding is None else self.embedding(qindex)
         return self.trunk.body(x, embedding), embedding

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from train.checkpoint import (
     save_resume,
     save_run,
 )
-from train.config import Progress, TrainConfig, TrainTask
+from train.config import Announce, Progress, TrainConfig, TrainTask
 from train.curves import draw_confusion, draw_curves, save_figure
 from train.distributed import World, world
 from train.loop import StageLoop, predict_logits
@@ -40,7 +39,7 @@ from train.stages import plain_copy
 SEED_METRICS = Path("stage2_adapter") / "stage2_adapter_metrics.json"
 
 
-def train_run(task: TrainTask, progress: Progress, announce: Callable[[str], None]) -> dict[str, Any]:
+def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[str, Any]:
     """Train and write a run folder.
 
     Args:
@@ -123,7 +122,7 @@ class _Run:
         """Weights of earlier stages: those that no later stage of this run makes anew."""
         if self.start is not None:
             state = self.start.model.state_dict()
-            keep = ("trunk.", "embedding.", "heads.stage1.")
+            keep: tuple[str, ...] = ("trunk.", "embedding.", "heads.stage1.")
             if self.config.stages == (3,):
                 keep = ("trunk.", "embedding.", "heads.stage1.", "adapters.", "heads.macro.")
                 if self.start.model.config != self.config.model:
@@ -147,7 +146,7 @@ class _Run:
             raise ArtefactError(f"{path} holds no {self.config.model.trunk} trunk", f"'{odd}' differs or is missing")
         self.model.trunk.load_state_dict(state, strict=False)
 
-    def train(self, progress: Progress, announce: Callable[[str], None]) -> dict[str, Any]:
+    def train(self, progress: Progress, announce: Announce) -> dict[str, Any]:
         saved = self._saved_state()
         for stage in self.config.stages:
             if str(stage) in self.stages:
@@ -207,7 +206,7 @@ class _Run:
             text = json.dumps(self.stages["2"] | {"history": state.history}, indent=1)
             write_atomically(self.task.output_dir / SEED_METRICS, text.encode())
 
-    def _finish(self, announce: Callable[[str], None]) -> dict[str, Any]:
+    def _finish(self, announce: Announce) -> dict[str, Any]:
         info: dict[str, Any] = {}
         if self.world.leads:
             logits = predict_logits(self.model.to(self.world.device), self.val_data)

@@ -66,13 +66,13 @@ class ResNet18Trunk(Trunk):
         x = self._film(0, self.stem(x), embedding)
         x = F.max_pool2d(F.relu(x), 3, 2, 1)
         for i in (1, 2, 3):
-            x = getattr(self, f"se{i}")(getattr(self, f"layer{i}")(x))
+            x = self.get_submodule(f"se{i}")(self.get_submodule(f"layer{i}")(x))
             x = self._film(i, x, embedding)
         return x
 
     def tail(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """As Trunk.tail: [N, 512, 1, 1]."""
-        return self.se4(self.layer4(x))
+        return self.get_submodule("se4")(self.get_submodule("layer4")(x))
 
     def pool(self, x: Tensor) -> Tensor:
         """As Trunk.pool: [N, 512]."""

@@ -1,0 +1,39 @@
+# `make` lists what there is to make. PYTHON is the interpreter that the venv is made with.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all check clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+venv: $(VENV)/.installed ## make .venv with everything the project needs
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster]"
+	@touch $@
+
+demo: venv ## train on the embedded sample, export, predict, draw (about 7 minutes on 2 cores)
+	$(PY) cli.py train
+	$(PY) cli.py export --fold-bn
+	$(PY) cli.py evaluate bundles/default --split test --output demo/confusion.png
+	$(PY) cli.py dataset blocks data/sample --split test --output demo/blocks.npy
+	$(PY) cli.py predict demo/blocks.npy --qindex demo/blocks.qindex.npy --check-parity
+	$(PY) cli.py evaluate bundles/default --overlay wesaturate_cvo9xd demo/overlay.png
+	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
+
+test: venv ## the test suite (under 10 minutes on 2 cores)
+	$(PY) -m pytest -q
+
+test-all: venv ## the suite and everything marked slow
+	$(PY) -m pytest -q -m "slow or not slow"
+
+check: venv ## ruff and mypy --strict
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean: ## remove what make and the default commands write, but not the venv
+	rm -rf runs bundles demo .stamps .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,0 +1,1 @@
+"""Measurements: speed, accuracy, encoder. Each writes its raw results to benchmarks/results."""

@@ -1,0 +1,145 @@
+"""Speed of a bundle's runtimes beside PyTorch eager of the unfolded model: one run, the same blocks, in turn.
+
+    python cli.py bench bundles/default --batch 8160
+
+On a shared machine only ratios within one run mean anything: every round times each runtime once, so that whatever else
+the machine does falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle import Bundle, open_bundle, write_atomically
+from errors import MissingComponentError
+from infer.session import Prediction, Session, SessionOptions, open_session
+from infer.verify import read_reference
+
+ROUNDS = 7
+CPU_ROWS = (("torch", "fp32"), ("onnxruntime-cpu", "fp32"), ("onnxruntime-cpu", "int8"))
+
+
+def matmul_ceiling(size: int = 2048, rounds: int = 5) -> float:
+    """Best rate of a float32 matrix product on this CPU, in TFLOP/s (1 multiply-add = 2 FLOP)."""
+    a = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    best = min(_seconds(lambda: a @ a) for _ in range(rounds))
+    return 2.0 * size**3 / best / 1e12
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _sessions(bundle: Bundle, announce: Callable[[str], None]) -> dict[tuple[str, str], Session]:
+    sessions: dict[tuple[str, str], Session] = {}
+    for runtime, precision in CPU_ROWS:
+        try:
+            sessions[runtime, precision] = open_session(bundle, runtime, SessionOptions(precision=precision))
+        except MissingComponentError as error:
+            announce(f"left out {runtime} {precision}: {error.message}")
+    return sessions
+
+
+def run_benchmark(
+    bundle_dir: Path, batches: tuple[int, ...], output: Path | None, announce: Callable[[str], None]
+) -> dict[str, Any]:
+    """Time every runtime that runs here at every batch size, host to host.
+
+    Args:
+        bundle_dir: the bundle; its reference blocks, repeated, are what is predicted.
+        batches: blocks in one call.
+        output: where to write the result as JSON; None writes nothing.
+        announce: told the table.
+
+    Returns:
+        docs/DESIGN.md's bench object; each row also has `ratio`, its speed over PyTorch eager of the unfolded model.
+
+    Raises:
+        ToolkitError: if the bundle does not open.
+    """
+    bundle = open_bundle(bundle_dir)
+    blocks, qindex, _ = read_reference(bundle)
+    sessions = _sessions(bundle, announce)
+    rows = []
+    announce(f"{'runtime':20}{'precision':>10}{'batch':>9}{'blocks/s':>12}{'p50 ms':>10}{'p99 ms':>10}{'x eager':>9}")
+    for batch in batches:
+        times = _measure(sessions, *_repeated(blocks, qindex, batch))
+        eager = float(np.median(times["torch", "fp32"])) if ("torch", "fp32") in times else None
+        for (runtime, precision), seconds in times.items():
+            rows.append(_row(runtime, precision, batch, seconds, eager))
+            announce(_line(rows[-1]))
+    result = {
+        "hardware": _hardware(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": bundle.manifest.versions,
+        "ceiling": {"matmul_tflops": matmul_ceiling(), "h2d_gbps": None},
+        "model": bundle.manifest.model | {"run_sha256": bundle.manifest.run_sha256},
+        "rows": rows,
+    }
+    if output is not None:
+        write_atomically(output, (json.dumps(result, indent=1) + "\n").encode())
+        announce(f"wrote {output}")
+    return result
+
+
+def _repeated(
+    blocks: NDArray[np.uint8], qindex: NDArray[np.uint8], batch: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    index = np.arange(batch) % len(blocks)
+    return blocks[index], qindex[index]
+
+
+def _measure(
+    sessions: dict[tuple[str, str], Session], blocks: NDArray[np.uint8], qindex: NDArray[np.uint8]
+) -> dict[tuple[str, str], NDArray[np.float64]]:
+    def call(session: Session) -> Prediction:
+        return session.predict(blocks, qindex)
+
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in sessions}
+    for round_ in range(ROUNDS + 1):
+        for key, session in sessions.items():
+            seconds = _seconds(lambda session=session: call(session))  # type: ignore[misc]
+            if round_:  # the first call warms up
+                times[key].append(seconds)
+    return {key: np.array(values) for key, values in times.items()}
+
+
+def _row(runtime: str, precision: str, batch: int, seconds: NDArray[np.float64], eager: float | None) -> dict[str, Any]:
+    p50 = float(np.median(seconds))
+    return {
+        "runtime": runtime,
+        "precision": precision,
+        "batch": batch,
+        "path": "host",
+        "blocks_per_s": batch / p50,
+        "p50_ms": 1e3 * p50,
+        "p99_ms": 1e3 * float(np.percentile(seconds, 99)),
+        "tflops": None,
+        "ratio": None if eager is None else eager / p50,
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    return (
+        f"{row['runtime']:20}{row['precision']:>10}{row['batch']:>9,}{row['blocks_per_s']:>12,.0f}"
+        f"{row['p50_ms']:>10.1f}{row['p99_ms']:>10.1f}{ratio:>9}"
+    )
+
+
+def _hardware() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

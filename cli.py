@@ -1,0 +1,303 @@
+"""The command line: parse, build a configuration, make one call. Heavy imports stay inside the commands, and this is
+the one place where errors become exit codes (docs/DESIGN.md, Command line)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from errors import EXIT_INTERRUPTED, ToolkitError, UsageError
+
+EXIT_INTERNAL = 70
+DEFAULT_BUNDLE = Path("bundles/default")
+
+
+class ErrorBoundary(click.Group):
+    """Turns every error into one line, one hint and an exit code; a traceback only with --debug."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        debug = "--debug" in sys.argv
+        try:
+            super().main(*args, **(kwargs | {"standalone_mode": False}))
+            return sys.exit(0)
+        except (click.Abort, KeyboardInterrupt):
+            _complain("interrupted", "a training run goes on with --resume; everything else starts over")
+            code = EXIT_INTERRUPTED
+        except click.ClickException as error:
+            _complain(error.format_message(), "cli.py COMMAND --help lists the options")
+            code = 2
+        except ToolkitError as error:
+            _complain(error.message, error.hint)
+            code = error.exit_code
+        except Exception as error:
+            _complain(f"unexpected {type(error).__name__}: {error}", "run again with --debug and report it")
+            code = EXIT_INTERNAL
+        if debug:
+            traceback.print_exc()
+        return sys.exit(code)
+
+
+def _complain(message: str, hint: str) -> None:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    if hint:
+        click.echo("hint: " + " ".join(hint.split()), err=True)
+
+
+class ProgressLine:
+    """Progress of long work on stderr: a bar on a terminal, a plain line every tenth of the way elsewhere."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._tenth = 0
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        """As train.config.Progress."""
+        elapsed = time.monotonic() - self._start
+        left = elapsed * (total - done) / max(done, 1)
+        if self._terminal:
+            bar = "#" * (30 * done // total)
+            click.echo(
+                f"\r[{bar:<30}] {100 * done // total:3d} %  {left:4.0f} s left  {text}\033[K", nl=False, err=True
+            )
+            if done == total:
+                click.echo("\r\033[K", nl=False, err=True)
+        elif (tenth := 10 * done // total) > self._tenth:
+            self._tenth = tenth
+            click.echo(f"{10 * tenth} %, {left:.0f} s left, {text}", err=True)
+
+
+def _say(text: str) -> None:
+    click.echo(("\r\033[K" if sys.stderr.isatty() and sys.stdout.isatty() else "") + text)
+
+
+def _finish(as_json: bool, result: dict[str, Any]) -> None:
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+def _config(build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except ValueError as error:
+        raise UsageError(str(error), "cli.py COMMAND --help lists what each option takes") from None
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+folder = click.Path(path_type=Path)
+
+
+@click.group(cls=ErrorBoundary, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option("0.1.0", prog_name="av1-partition-toolkit")
+def main(debug: bool) -> None:
+    """Train a predictor of AV1 partitions, export it exactly, predict with it at speed."""
+
+
+@main.command()
+@click.option("--dataset-dir", type=folder, default=Path("data/sample"), help="Dataset folder.")
+@click.option("--output-dir", type=folder, default=Path("runs/default"), help="Run folder to write.")
+@click.option("--trunk", type=click.Choice(["compact", "resnet18"]), help="Default: compact, or the checkpoint's.")
+@click.option("--qindex-input", type=click.Choice(["film", "none"]), default="film", help="How the model sees qindex.")
+@click.option("--stage", type=click.Choice(["all", "1", "2", "3"]), help="Default: all; 2 and 3 with a checkpoint.")
+@click.option("--stage1-checkpoint", type=folder, help="Run whose earlier stages to start from.")
+@click.option("--trunk-weights", type=folder, help="Safetensors file to start the trunk from.")
+@click.option("--epochs", type=click.IntRange(1), default=3, help="At most, for each stage.")
+@click.option("--batch-size", type=click.IntRange(2), default=128)
+@click.option("--adapter-reduction", type=click.IntRange(1), default=4, help="Width of the trunk over the adapters'.")
+@click.option("--adapters", type=click.Choice(["series", "none"]), default="series", help="none: heads alone.")
+@click.option("--bn-mode", type=click.Choice(["frozen", "train"]), default="frozen", help="train: the seed's bug.")
+@click.option("--stage1-loss", type=click.Choice(["joint", "binary"]), help="Default: joint; binary for resnet18.")
+@click.option("--loss", type=click.Choice(["cross-entropy", "focal", "cb-focal", "poly", "label-smoothing"]))
+@click.option("--focal-gamma", type=float, default=2.0)
+@click.option("--sampler", type=click.Choice(["natural", "balanced"]), default="natural", help="In stages 2 and 3.")
+@click.option("--augmentation", type=click.Choice(["flips", "none"]), default="flips")
+@click.option("--schedule", type=click.Choice(["cosine", "plateau"]), default="cosine")
+@click.option("--trunk-lr", type=float, default=1e-3)
+@click.option("--lr", type=float, default=1e-3, help="Of heads, adapters and the qindex embedding.")
+@click.option("--weight-decay", type=float, default=0.01)
+@click.option("--select", type=click.Choice(["loss", "f1"]), default="loss", help="What the kept epoch is best in.")
+@click.option("--patience", type=click.IntRange(1), default=15, help="Epochs without gain before a stage stops.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--seed", type=int, default=42)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@json_option
+def train(
+    dataset_dir: Path,
+    output_dir: Path,
+    trunk: str | None,
+    qindex_input: str,
+    stage: str | None,
+    stage1_checkpoint: Path | None,
+    trunk_weights: Path | None,
+    adapter_reduction: int,
+    adapters: str,
+    stage1_loss: str | None,
+    loss: str | None,
+    device: str,
+    resume: bool,
+    as_json: bool,
+    **plain: Any,
+) -> None:
+    """Train a model on a dataset (by default the embedded sample) in three stages."""
+    from train.checkpoint import checkpoint_model
+    from train.config import TrainConfig, TrainTask
+    from train.model import ModelConfig
+    from train.report import table
+    from train.run import train_run
+
+    if stage1_checkpoint is not None:
+        trunk = trunk or checkpoint_model(stage1_checkpoint).trunk
+    trunk = trunk or "compact"
+    stages = {"all": (1, 2, 3), "1": (1,), "2": (2,), "3": (3,), None: (2, 3) if stage1_checkpoint else (1, 2, 3)}[
+        stage
+    ]
+    config = _config(
+        lambda: TrainConfig(
+            model=ModelConfig(trunk, qindex_input, adapter_reduction, adapters),
+            stages=stages,
+            stage1_loss=stage1_loss or ("binary" if trunk == "resnet18" else "joint"),
+            loss=loss or "cross-entropy",
+            **plain,
+        )
+    )
+    task = TrainTask(config, dataset_dir, output_dir, stage1_checkpoint, trunk_weights, resume, device)
+    info = train_run(task, ProgressLine(), _say)
+    if info:
+        _say(table(info["evaluation"]))
+        _finish(as_json, {"output_dir": str(output_dir), "evaluation": info["evaluation"]})
+
+
+@main.command()
+@click.argument("run_or_bundle", type=folder)
+@click.option("--dataset-dir", type=folder, default=Path("data/sample"))
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="val")
+@click.option("--output", type=folder, help="PNG of the confusion matrix to write.")
+@click.option("--overlay", nargs=2, type=str, metavar="PICTURE PNG", help="Draw one picture's partitions instead.")
+@json_option
+def evaluate(
+    run_or_bundle: Path,
+    dataset_dir: Path,
+    split: str,
+    output: Path | None,
+    overlay: tuple[str, str] | None,
+    as_json: bool,
+) -> None:
+    """Judge a run or a bundle on a split of a dataset, beside always answering NONE."""
+    from train.report import evaluate_artefact, table
+
+    if overlay is not None:
+        from train.overlay import write_overlay
+
+        write_overlay(run_or_bundle, dataset_dir, overlay[0], Path(overlay[1]), _say)
+        return _finish(as_json, {"artefact": str(run_or_bundle), "overlay": overlay[1]})
+
+    report = evaluate_artefact(run_or_bundle, dataset_dir, split, ProgressLine(), _say)
+    _say(table(report))
+    if output is not None:
+        from train.curves import draw_confusion, save_figure
+
+        save_figure(draw_confusion(report["all"], f"{split} split, covered counted as NONE"), output)
+        _say(f"wrote {output}")
+    return _finish(as_json, {"artefact": str(run_or_bundle), "split": split, "evaluation": report})
+
+
+@main.command()
+@click.option("--run", "run_dir", type=folder, default=Path("runs/default"), help="Run folder to export.")
+@click.option("--output-dir", type=folder, default=DEFAULT_BUNDLE, help="Bundle folder to write.")
+@click.option("--fold-bn", is_flag=True, help="Fold BatchNorm into the convolutions and compile.")
+@click.option("--lower", type=click.Choice(["auto", "conv", "gemm"]), default="auto", help="Convolutions as products.")
+@click.option("--precision", default="fp32", help="Comma-separated.")
+@json_option
+def export(run_dir: Path, output_dir: Path, fold_bn: bool, lower: str, precision: str, as_json: bool) -> None:
+    """Export a run as a bundle: ONNX files, the reference, and a manifest that proves parity."""
+    from export.run import ExportTask, export_run
+
+    manifest = export_run(ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(","))), _say)
+    _finish(as_json, {"output_dir": str(output_dir), "manifest": json.loads(manifest.to_json())})
+
+
+@main.command()
+@click.argument("blocks", type=folder)
+@click.option("--bundle", "bundle_dir", type=folder, default=DEFAULT_BUNDLE)
+@click.option("--qindex", default="128", help="One value, or a .npy of one for each block.")
+@click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), default="8", help="Of the samples in BLOCKS.npy.")
+@click.option("--runtime", type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]))
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32")
+@click.option("--output", type=folder, help="Default: <stem>.partitions.npz beside the input.")
+@click.option("--check-parity", is_flag=True, help="First compare the runtime with PyTorch on these blocks.")
+@json_option
+def predict(
+    blocks: Path,
+    bundle_dir: Path,
+    qindex: str,
+    bit_depth: str,
+    runtime: str | None,
+    precision: str,
+    output: Path | None,
+    check_parity: bool,
+    as_json: bool,
+) -> None:
+    """Predict the partition of every block of BLOCKS.npy: [N, 16, 16] raw samples, uint8 or uint16."""
+    from infer.predict import PredictTask, predict_file
+
+    target = output or blocks.with_suffix(".partitions.npz")
+    task = PredictTask(blocks, bundle_dir, target, qindex, int(bit_depth), runtime or "auto", precision, check_parity)
+    summary = predict_file(task, ProgressLine(), _say)
+    _finish(as_json, summary.to_json())
+
+
+@main.group()
+def dataset() -> None:
+    """Datasets: labels of real encodes."""
+
+
+@dataset.command("blocks")
+@click.argument("dataset_dir", type=folder, default=Path("data/sample"))
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@click.option("--output", type=folder, default=Path("blocks.npy"), help="qindex goes to <stem>.qindex.npy beside it.")
+@json_option
+def dataset_blocks(dataset_dir: Path, split: str, output: Path, as_json: bool) -> None:
+    """Write the blocks and qindex of a split as the .npy files that predict reads."""
+    from data.dataset import load_split, open_dataset, write_blocks
+
+    pairs = load_split(open_dataset(dataset_dir), split)
+    qindex = write_blocks(pairs, output)
+    _say(f"read {dataset_dir}, split {split}: {len(pairs.pictures)} pictures")
+    _say(f"wrote {output} and {qindex}: {len(pairs):,} pairs of block and qindex")
+    _finish(as_json, {"blocks": str(output), "qindex": str(qindex), "pairs": len(pairs)})
+
+
+@main.command()
+@click.argument("bundle_dir", metavar="BUNDLE", type=folder)
+@json_option
+def verify(bundle_dir: Path, as_json: bool) -> None:
+    """Check a bundle's hashes, then its parity on this machine; needs no torch."""
+    from infer.verify import verify_bundle
+
+    _finish(as_json, verify_bundle(bundle_dir, _say))
+
+
+@main.command()
+@click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, default=DEFAULT_BUNDLE)
+@click.option("--batch", default="8160", help="Comma-separated batch sizes.")
+@click.option("--output", type=folder, help="JSON file to write the rows to.")
+@json_option
+def bench(bundle_dir: Path, batch: str, output: Path | None, as_json: bool) -> None:
+    """Time the runtimes of a bundle beside PyTorch eager of the unfolded model, in one run."""
+    from benchmarks.speed import run_benchmark
+
+    batches = _config(lambda: tuple(int(b) for b in batch.split(",")))
+    result = run_benchmark(bundle_dir, batches, output, _say)
+    _finish(as_json, result)
+
+
+if __name__ == "__main__":
+    main()

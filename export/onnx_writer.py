@@ -1,0 +1,98 @@
+"""Write a model as ONNX: dynamic batch, checked, with its semantics in metadata_props.
+
+torch's own optimiser is left off (`optimize=False`): it fuses BatchNorm by itself and would hide what our fold does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from bundle import write_atomically
+from export.graph import HighBitDepthGraph, PredictorGraph
+
+OPSET = 18
+OUTPUT_NAMES = ("logits", "probability", "partition")
+TRACE_BATCH = 4
+
+
+def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str]) -> onnx.ModelProto:
+    """The ONNX graph of a model in eval mode.
+
+    Args:
+        model: gives logits [N, 14] from (blocks, qindex[, bit_depth]).
+        input_form: "uint8", or "int32" with the scalar input bit_depth.
+        metadata: metadata_props of the file.
+
+    Raises:
+        onnx.checker.ValidationError, onnx.shape_inference.InferenceError: if the writer made an invalid graph.
+    """
+    batch = torch.export.Dim("N", min=1, max=1 << 24)
+    dynamic: dict[str, dict[int, torch.export.Dim]] = {"blocks": {0: batch}, "qindex": {0: batch}}
+    qindex = torch.arange(TRACE_BATCH, dtype=torch.int32)
+    if input_form == "uint8":
+        graph: PredictorGraph = PredictorGraph(model)
+        arguments: tuple[torch.Tensor, ...] = (torch.zeros(TRACE_BATCH, 16, 16, dtype=torch.uint8), qindex)
+    else:
+        graph = HighBitDepthGraph(model)
+        blocks = torch.zeros(TRACE_BATCH, 16, 16, dtype=torch.int32)
+        arguments = (blocks, qindex, torch.tensor(8, dtype=torch.int32))
+        dynamic["bit_depth"] = {}
+    with _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            arguments,
+            dynamo=True,
+            optimize=False,
+            opset_version=OPSET,
+            dynamic_shapes=dynamic,
+            input_names=["blocks", "qindex", "bit_depth"][: len(arguments)],
+            output_names=list(OUTPUT_NAMES),
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, metadata)
+    check(proto)
+    return proto
+
+
+def check(proto: onnx.ModelProto) -> None:
+    """ONNX's own checker, and shape inference in strict mode.
+
+    Raises:
+        onnx.checker.ValidationError, onnx.shape_inference.InferenceError: for an invalid graph.
+    """
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+
+
+def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    write_atomically(path, proto.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks on stdout and warns of its own internals; errors still come as exceptions."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,201 @@
+"""A whole export: fold and compile a run, write the files, prove parity, and only then the manifest."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from bundle import (
+    MANIFEST_FILE,
+    REFERENCE_FILE,
+    SCHEMA_VERSION,
+    Bundle,
+    BundleFile,
+    Manifest,
+    output_errors,
+    sha256_of,
+    write_atomically,
+    write_manifest,
+)
+from errors import MissingComponentError
+from export.certificate import BATCH, ReferenceSet, certify, reference_set
+from export.compile import compile_model
+from export.onnx_writer import build_onnx, save_onnx
+from infer.parity import compare, require
+from infer.session import SessionOptions, open_session
+from infer.torch_session import reference_prediction
+from partition import HEADS, PARTITION_NAMES
+from train.checkpoint import Run, model_bytes, open_run
+from train.config import Announce
+from train.model import PartitionModel
+
+REFERENCE_BLOCKS = 4096
+WEIGHTS_FILE = "model.safetensors"
+BIT_DEPTHS = {"uint8": (8,), "int32": (8, 10, 12)}
+
+
+@dataclass(frozen=True)
+class ExportTask:
+    """One export.
+
+    Attributes:
+        run: the run folder.
+        output_dir: the bundle folder.
+        fold: fold BatchNorm; without, the BN nodes stay in the graph.
+        lower: "conv" keeps convolutions, "gemm" makes every one a matrix product, "auto" chooses by layer.
+        precisions: of the ONNX files.
+    """
+
+    run: Path
+    output_dir: Path
+    fold: bool = True
+    lower: str = "auto"
+    precisions: tuple[str, ...] = ("fp32",)
+
+
+def semantics() -> dict[str, object]:
+    """What goes in and comes out, for the manifest and for each file's metadata."""
+    return {
+        "blocks": "raw luma samples [N, 16, 16], a 16x16 node each, uint8 (8 bit) or int32 with bit_depth (8, 10, 12)",
+        "pixels": "source luma before encoding; frame edges replicate the last row and column",
+        "qindex": "int32 [N], 0-255, the frame's base_q_idx",
+        "logits": {head: list(classes) for head, classes in HEADS.items()},
+        "probability": "float32 [N, 10], by partition id, rows sum to 1",
+        "partition": "int32 [N], argmax of probability",
+    }
+
+
+def export_run(task: ExportTask, announce: Announce) -> Manifest:
+    """Export a run as a bundle.
+
+    Args:
+        task: what to export, how, and where to.
+        announce: told in one line what was read, used and written.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        ToolkitError: whatever is wrong with the run, parity or the output folder. No manifest is left then.
+    """
+    unknown = set(task.precisions) - {"fp32"}
+    if unknown:
+        raise MissingComponentError(f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32 can")
+    run = open_run(task.run)
+    announce(f"run {task.run}: trunk {run.model.config.trunk}, weights {run.sha256[:12]}")
+    root = task.output_dir
+    with output_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        # A bundle that is being rewritten is no bundle until its new manifest is there.
+        (root / MANIFEST_FILE).unlink(missing_ok=True)
+    reference = reference_set(run.model)
+    compiled, steps = compile_model(run.model, task.fold, task.lower)
+    _check_compiled(compiled, reference, announce)
+    files = _write_plain_files(root, run)
+    for precision in task.precisions:
+        files |= _write_onnx(root, run, compiled, steps, precision)
+    manifest = Manifest(
+        schema=SCHEMA_VERSION,
+        run_sha256=run.sha256,
+        model=asdict(run.model.config),
+        semantics=semantics(),
+        classes=PARTITION_NAMES,
+        files=files,
+        metrics=run.info.get("evaluation", {}),
+        versions=_versions(),
+    )
+    manifest = replace(manifest, files=_certified(Bundle(root, manifest), run.model, reference, announce))
+    write_manifest(root, manifest)
+    announce(f"wrote {root}: {', '.join([*files, MANIFEST_FILE])}")
+    return manifest
+
+
+def _check_compiled(compiled: nn.Module, reference: ReferenceSet, announce: Announce) -> None:
+    parts = []
+    for start in range(0, len(reference.block), BATCH):
+        part = slice(start, start + BATCH)
+        blocks = reference.blocks[reference.block[part]]
+        parts.append(reference_prediction(compiled, blocks, reference.qindex[part], 8).logits)
+    report = compare(reference.logits, np.concatenate(parts), reference.qindex)
+    require(report, "compiled", "the compiled model")
+    announce(f"parity of the compiled model: {report.summary()}")
+
+
+def _write_plain_files(root: Path, run: Run) -> dict[str, BundleFile]:
+    """The reference's weights, and its answers on blocks of the embedded sample."""
+    write_atomically(root / WEIGHTS_FILE, model_bytes(run.model))
+    chosen = reference_set(run.model, REFERENCE_BLOCKS)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, blocks=chosen.blocks[chosen.block], qindex=chosen.qindex, logits=chosen.logits)
+    write_atomically(root / REFERENCE_FILE, buffer.getvalue())
+    return {
+        WEIGHTS_FILE: BundleFile(sha256_of(root / WEIGHTS_FILE), "weights", "fp32"),
+        REFERENCE_FILE: BundleFile(sha256_of(root / REFERENCE_FILE), "reference"),
+    }
+
+
+def _write_onnx(
+    root: Path, run: Run, compiled: nn.Module, steps: tuple[str, ...], precision: str
+) -> dict[str, BundleFile]:
+    files = {}
+    for form in ("uint8", "int32"):
+        metadata = {
+            "semantics": json.dumps(semantics()),
+            "classes": ",".join(PARTITION_NAMES),
+            "model": json.dumps(asdict(run.model.config)),
+            "run_sha256": run.sha256,
+            "compile_steps": ",".join(steps),
+        }
+        name = f"model.{precision}.onnx" if form == "uint8" else f"model.{precision}.int32.onnx"
+        save_onnx(build_onnx(compiled, form, metadata), root / name)
+        files[name] = BundleFile(sha256_of(root / name), "onnx", precision, form, steps)
+    return files
+
+
+def _certified(
+    bundle: Bundle, model: PartitionModel, reference: ReferenceSet, announce: Announce
+) -> dict[str, BundleFile]:
+    """The bundle's files with the parity of each ONNX file on every labelled pair of the sample."""
+    files = dict(bundle.manifest.files)
+    for name, entry in bundle.manifest.files.items():
+        if entry.kind != "onnx":
+            continue
+        parity = {}
+        # The int32 form is judged at the bit depths that only it serves, on the sample's blocks scaled up.
+        for depth in (8,) if entry.input == "uint8" else (10, 12):
+            session = open_session(bundle, "onnxruntime-cpu", SessionOptions(depth, entry.precision))
+            deep = reference if depth == 8 else _at_depth(reference, model, depth)
+            parity[f"{depth} bit"] = certify(session, deep, entry.precision, announce)
+        files[name] = replace(entry, parity=parity)
+    return files
+
+
+def _at_depth(reference: ReferenceSet, model: PartitionModel, depth: int) -> ReferenceSet:
+    """A part of the reference set with samples of a higher bit depth: shifted, low bits filled from the neighbour."""
+    keep = np.arange(0, len(reference.block), 16)
+    plain = reference.blocks[reference.block[keep]].astype(np.uint16)
+    blocks = (plain << (depth - 8)) | (np.roll(plain, 1, axis=2) & ((1 << (depth - 8)) - 1))
+    qindex = reference.qindex[keep]
+    logits = reference_prediction(model, blocks, qindex, depth).logits
+    return ReferenceSet(blocks, np.arange(len(keep)), qindex, logits)
+
+
+def _versions() -> dict[str, str]:
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+        "gpu": gpu,
+    }

@@ -1,0 +1,147 @@
+"""Read blocks.npy and qindex.npy: checked, in chunks, in bounded memory, never unpickled.
+
+Files are read, not memory-mapped: mapped pages would count as resident, and a disk error would kill the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import InputError
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+
+
+def _read_header(path: Path, file: BinaryIO) -> _Header:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if read is None:
+            raise InputError(f"{path} has .npy version {version}", "save it again with numpy.save")
+        shape, fortran, dtype = read(file)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is no .npy file: {error}", "save the blocks with numpy.save") from None
+    if dtype.hasobject:
+        raise InputError(f"{path} holds pickled objects", "these are never unpickled: save a plain integer array")
+    if fortran and len(shape) > 1:
+        raise InputError(f"{path} is in Fortran order", "save numpy.ascontiguousarray(blocks)")
+    expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    size = os.fstat(file.fileno()).st_size
+    if size < expected:
+        raise InputError(f"{path} is truncated: {size:,} of {expected:,} bytes", "copy or write it again")
+    return _Header(shape, dtype, file.tell())
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class BlockFile:
+    """A checked blocks.npy: N blocks of raw luma samples.
+
+    Attributes:
+        path: of the file.
+        count: N.
+        bit_depth: of the samples.
+        dtype: as stored: uint8, or uint16 of either byte order.
+    """
+
+    path: Path
+    count: int
+    bit_depth: int
+    dtype: np.dtype
+    offset: int
+
+    def chunks(self, size: int) -> Iterator[NDArray[np.integer]]:
+        """The blocks in order, [<= size, 16, 16], uint8 at 8 bit and uint16 above.
+
+        Raises:
+            InputError: if a sample is above the bit depth, or the file shrank meanwhile.
+        """
+        target = np.uint8 if self.bit_depth == 8 else np.uint16
+        with _open(self.path) as file:
+            file.seek(self.offset)
+            for start in range(0, self.count, size):
+                count = min(size, self.count - start)
+                flat = np.fromfile(file, self.dtype, count * 256)
+                if len(flat) != count * 256:
+                    raise InputError(f"{self.path} shrank while it was read")
+                if self.dtype.itemsize > 1 and (top := int(flat.max())) >> self.bit_depth:
+                    raise InputError(
+                        f"{self.path}: sample {top} is above {self.bit_depth} bit", "give the true --bit-depth"
+                    )
+                yield flat.reshape(count, 16, 16).astype(target, copy=False)
+
+
+def open_blocks(path: Path, bit_depth: int = 8) -> BlockFile:
+    """Open a .npy of blocks, [N, 16, 16] or [N, 1, 16, 16], uint8 or uint16.
+
+    Args:
+        path: the file.
+        bit_depth: of the samples: 8, 10 or 12.
+
+    Raises:
+        InputError: if it is missing, no .npy, truncated, pickled, empty, or of another shape or dtype.
+    """
+    with _open(path) as file:
+        header = _read_header(path, file)
+    shape, dtype = header.shape, header.dtype
+    if shape[1:] not in ((16, 16), (1, 16, 16)):
+        raise InputError(f"{path} has shape {shape}", "expected [N, 16, 16] or [N, 1, 16, 16]")
+    if dtype.kind != "u" or dtype.itemsize > 2:
+        hint = "raw samples are uint8 or uint16; scaling happens inside the model"
+        raise InputError(f"{path} holds {dtype.name}, not raw samples", hint)
+    if shape[0] == 0:
+        raise InputError(f"{path} holds no block")
+    return BlockFile(path, shape[0], bit_depth, dtype, header.offset)
+
+
+def read_qindex(value: str, count: int) -> NDArray[np.uint8]:
+    """Qindex of every block: uint8 [count].
+
+    Args:
+        value: one number, or the path of a .npy of integers [count].
+        count: blocks.
+
+    Raises:
+        InputError: if the file is no such array, or a value is outside 0-255.
+    """
+    try:
+        number = int(value)
+    except ValueError:
+        return _qindex_file(Path(value), count)
+    if not 0 <= number <= 255:
+        raise InputError(f"qindex {number} is out of range", "AV1's qindex is 0 to 255")
+    return np.full(count, number, np.uint8)
+
+
+def _qindex_file(path: Path, count: int) -> NDArray[np.uint8]:
+    with _open(path) as file:
+        header = _read_header(path, file)
+        if header.shape != (count,) or header.dtype.kind not in "ui":
+            raise InputError(
+                f"{path} holds {header.dtype.name} {header.shape}", f"expected one integer for each of {count:,} blocks"
+            )
+        values = np.fromfile(file, header.dtype, count)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 255:
+        raise InputError(f"{path}: qindex {low if low < 0 else high} is out of range", "AV1's qindex is 0 to 255")
+    return values.astype(np.uint8)

@@ -1,0 +1,77 @@
+"""ONNX Runtime on the CPU or a CUDA GPU. Which provider runs is read back from the session: available is not in use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from bundle import Bundle
+from errors import ArtefactError, MissingComponentError
+from infer.session import Prediction, SessionInfo, SessionOptions, cuda_devices
+
+_QUIET = 3  # errors only: onnxruntime warns of every node it keeps on the CPU by choice
+
+
+class OnnxRuntimeSession:
+    """A bundle's ONNX file under ONNX Runtime.
+
+    Raises:
+        MissingComponentError: if the bundle has no file of that precision, or CUDA was asked for and is not what runs.
+        ArtefactError: if ONNX Runtime refuses the file.
+    """
+
+    def __init__(self, bundle: Bundle, options: SessionOptions, cuda: bool) -> None:
+        form = options.input_form
+        name = bundle.find("onnx", options.precision, form)
+        provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
+        if cuda:
+            _require_cuda()
+        self._session = _create(str(bundle.path(name)), provider, options.threads)
+        in_use = self._session.get_providers()
+        if in_use[0] != provider:
+            raise MissingComponentError(
+                f"onnxruntime fell back to {in_use[0]}", "onnxruntime-gpu needs the CUDA 13 and cuDNN 9 libraries"
+            )
+        self._bit_depth = np.array(options.bit_depth, np.int32) if form == "int32" else None
+        self._dtype = np.int32 if form == "int32" else np.uint8
+        self.info = SessionInfo(
+            runtime="onnxruntime-cuda" if cuda else "onnxruntime-cpu",
+            version=onnxruntime.__version__,
+            device="cuda:0" if cuda else "cpu",
+            provider=in_use[0],
+            precision=options.precision,
+            file=name,
+        )
+
+    def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
+        """As Session.predict."""
+        feeds: dict[str, Any] = {
+            "blocks": np.ascontiguousarray(blocks, self._dtype),
+            "qindex": np.ascontiguousarray(qindex, np.int32),
+        }
+        if self._bit_depth is not None:
+            feeds["bit_depth"] = self._bit_depth
+        logits, probability, partition = self._session.run(["logits", "probability", "partition"], feeds)
+        return Prediction(logits, probability, partition.astype(np.uint8))
+
+
+def _require_cuda() -> None:
+    if not cuda_devices():
+        raise MissingComponentError("no CUDA GPU is visible", "nvidia-smi shows what the driver sees")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise MissingComponentError("this onnxruntime has no CUDA provider", "pip install onnxruntime-gpu")
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+
+
+def _create(path: str, provider: str, threads: int) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _QUIET
+    settings.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(path, settings, providers=[provider])
+    except Exception as error:  # onnxruntime raises kinds of its own, one for each status code
+        raise ArtefactError(f"onnxruntime refuses {path}: {error}", "export again") from None

@@ -1,0 +1,169 @@
+"""Parity: how far an artefact's logits are from the PyTorch reference's, and whether that is allowed.
+
+`compare` measures, `judge` decides; the one tolerance table is here (docs/DESIGN.md, Parity).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import ParityError
+from partition import PARTITION_NAMES, QINDEX_BANDS, chain_rule
+
+PERCENTILES = (50.0, 99.0, 99.9)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """One row of the table; None leaves a figure unjudged.
+
+    Attributes:
+        max_abs: largest difference of any logit.
+        agreement: least share of pairs with the same argmax, 0-1, among those whose margin is at least `outside`.
+        outside: margin below which a flip does not count against `agreement`.
+        flip_margin: every flip must have a smaller margin.
+        log_loss, macro_f1: largest change, where labels are at hand (nats; 0-1).
+    """
+
+    max_abs: float | None
+    agreement: float
+    outside: float = 0.0
+    flip_margin: float | None = None
+    log_loss: float | None = None
+    macro_f1: float | None = None
+
+
+TOLERANCES = {
+    "compiled": Tolerance(max_abs=1e-4, agreement=1.0, outside=1e-3, flip_margin=1e-3),
+    "fp32": Tolerance(max_abs=1e-3, agreement=0.9999, flip_margin=1e-3),
+    "fp16": Tolerance(max_abs=None, agreement=0.999, flip_margin=0.02),
+    "int8": Tolerance(max_abs=None, agreement=0.995, outside=0.05, log_loss=0.01, macro_f1=0.005),
+}
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What `compare` found.
+
+    Margin is the reference's top probability minus its second; a flip is a pair whose argmax differs.
+
+    Attributes:
+        count: pairs compared.
+        max_abs: largest absolute difference of a logit.
+        percentiles: of the absolute differences, by percentile.
+        agreement: share of pairs with the same argmax, 0-1.
+        margins: the margin of every flip, descending, 0-1; the largest 1,000.
+        flips: how many there are.
+        outside: by margin threshold, the agreement among the pairs whose margin is at least that.
+        by_class, by_qindex: agreement by the reference's class and by band of qindex.
+        log_loss, macro_f1: change against the labels (artefact minus reference), if labels were given.
+    """
+
+    count: int
+    max_abs: float
+    percentiles: dict[str, float]
+    agreement: float
+    margins: tuple[float, ...]
+    flips: int
+    outside: dict[str, float]
+    by_class: dict[str, float]
+    by_qindex: dict[str, float] = field(default_factory=dict)
+    log_loss: float | None = None
+    macro_f1: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """One line for people."""
+        worst = f", widest margin of a flip {self.margins[0]:.2g}" if self.margins else ""
+        return (
+            f"{self.count:,} pairs, max logit difference {self.max_abs:.2e},"
+            f" argmax agreement {100 * self.agreement:.4f} % ({self.flips} flips{worst})"
+        )
+
+
+def compare(
+    reference: NDArray[np.floating],
+    logits: NDArray[np.floating],
+    qindex: NDArray[np.integer] | None = None,
+) -> ParityReport:
+    """Measure an artefact against the reference.
+
+    Args:
+        reference: the unfolded PyTorch model's logits, float32, CPU: [N, 14].
+        logits: the artefact's, [N, 14].
+        qindex: 0-255, integer [N], for agreement by band.
+
+    Raises:
+        ParityError: if shapes differ, N is 0, or either holds a value that is not finite.
+    """
+    if reference.shape != logits.shape or not len(reference):
+        raise ParityError(f"logits of shape {logits.shape} cannot be compared with {reference.shape}")
+    if not (np.isfinite(reference).all() and np.isfinite(logits).all()):
+        raise ParityError("logits hold values that are not finite", "an overflow: try a higher precision")
+    difference = np.abs(reference.astype(np.float64) - logits)
+    expected = chain_rule(reference)
+    top = np.sort(expected, axis=1)
+    margin, wanted = top[:, -1] - top[:, -2], expected.argmax(1)
+    same = wanted == chain_rule(logits).argmax(1)
+    thresholds = sorted({t.outside for t in TOLERANCES.values()})
+    return ParityReport(
+        count=len(reference),
+        max_abs=float(difference.max()),
+        percentiles={f"{p:g}": float(np.percentile(difference, p)) for p in PERCENTILES},
+        agreement=float(same.mean()),
+        margins=tuple(float(m) for m in np.sort(margin[~same])[::-1][:1000]),
+        flips=int((~same).sum()),
+        outside={f"{t:g}": _share(same[margin >= t]) for t in thresholds},
+        by_class={name: _share(same[wanted == i]) for i, name in enumerate(PARTITION_NAMES) if (wanted == i).any()},
+        by_qindex={} if qindex is None else _by_band(same, qindex),
+    )
+
+
+def _by_band(same: NDArray[np.bool_], qindex: NDArray[np.integer]) -> dict[str, float]:
+    bands = {f"{low}-{high}": (qindex >= low) & (qindex <= high) for low, high in QINDEX_BANDS}
+    return {name: _share(same[keep]) for name, keep in bands.items() if keep.any()}
+
+
+def _share(same: NDArray[np.bool_]) -> float:
+    return float(same.mean()) if len(same) else 1.0
+
+
+def judge(report: ParityReport, row: str) -> list[str]:
+    """What of a report the tolerance row forbids; empty if it passes.
+
+    Args:
+        report: from `compare`.
+        row: a key of TOLERANCES.
+    """
+    allowed, found = TOLERANCES[row], []
+    if allowed.max_abs is not None and report.max_abs > allowed.max_abs:
+        found.append(f"max logit difference {report.max_abs:.2e}, allowed {allowed.max_abs:g}")
+    agreement = report.outside[f"{allowed.outside:g}"]
+    if agreement < allowed.agreement:
+        found.append(f"argmax agreement {100 * agreement:.4f} %, needed {100 * allowed.agreement:g} %")
+    if allowed.flip_margin is not None and report.margins and report.margins[0] >= allowed.flip_margin:
+        found.append(f"a flip has margin {report.margins[0]:.2g}, allowed below {allowed.flip_margin:g}")
+    for name, limit, change in (
+        ("log loss", allowed.log_loss, report.log_loss),
+        ("macro-F1", allowed.macro_f1, report.macro_f1),
+    ):
+        if limit is not None and change is not None and abs(change) > limit:
+            found.append(f"{name} changed by {change:+.4f}, allowed {limit:g}")
+    return found
+
+
+def require(report: ParityReport, row: str, what: str) -> None:
+    """Raise unless the report passes.
+
+    Raises:
+        ParityError: naming everything that is off.
+    """
+    if found := judge(report, row):
+        raise ParityError(f"{what}: {'; '.join(found)}", f"{report.summary()}; tolerance row '{row}'")

@@ -1,0 +1,154 @@
+"""One session per runtime behind one protocol, and the choice between them.
+
+A runtime that was asked for runs, or `open_session` fails; only "auto" chooses, and it says what it took and why not
+the others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle import Bundle
+from errors import MissingComponentError
+
+RUNTIMES = ("torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt")
+AUTO_ORDER = ("tensorrt", "onnxruntime-cuda", "onnxruntime-cpu")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of N blocks.
+
+    Attributes:
+        logits: of the five heads, float32 [N, 14], in the order of partition.HEADS.
+        probability: of each partition type, float32 [N, 10], rows sum to 1.
+        partition: the likeliest type, uint8 [N], 0-9.
+    """
+
+    logits: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    partition: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What runs, as read back from the runtime, not as asked for."""
+
+    runtime: str
+    version: str
+    device: str
+    provider: str
+    precision: str
+    file: str
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"{self.runtime} {self.version}, {self.provider} on {self.device}, {self.precision} ({self.file})"
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    info: SessionInfo
+
+    def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
+        """Predict one batch.
+
+        Args:
+            blocks: raw luma samples [N, 16, 16], uint8 at 8 bit, uint16 above; N at least 1.
+            qindex: 0-255, integer [N].
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How to run a bundle.
+
+    Attributes:
+        bit_depth: of the samples: 8, 10 or 12.
+        precision: "fp32", "fp16" or "int8"; the bundle must hold it.
+        threads: of the CPU; 0 leaves it to the runtime.
+        form: input form of the ONNX file, "uint8" or "int32"; empty takes uint8 at 8 bit and int32 above.
+    """
+
+    bit_depth: int = 8
+    precision: str = "fp32"
+    threads: int = 0
+    form: str = ""
+
+    @property
+    def input_form(self) -> str:
+        """The input form that these options mean."""
+        return self.form or ("uint8" if self.bit_depth == 8 else "int32")
+
+
+def cuda_devices() -> int:
+    """How many CUDA GPUs the driver shows; 0 without a driver. Asks the driver alone: neither torch nor onnxruntime."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def open_session(
+    bundle: Bundle, runtime: str, options: SessionOptions, announce: Callable[[str], None] = lambda _: None
+) -> Session:
+    """A session of that runtime on a bundle.
+
+    Args:
+        bundle: opened and verified.
+        runtime: one of RUNTIMES, or "auto".
+        options: bit depth, precision, threads.
+        announce: told what "auto" passed over, and why.
+
+    Raises:
+        MissingComponentError: if the runtime cannot run here as asked.
+    """
+    if runtime != "auto":
+        return _open(bundle, runtime, options)
+    refused = []
+    for candidate in AUTO_ORDER:
+        try:
+            session = _open(bundle, candidate, options)
+        except MissingComponentError as error:
+            refused.append(f"{candidate}: {error.message}")
+            continue
+        for reason in refused:
+            announce(f"runtime auto passed over {reason}")
+        return session
+    raise MissingComponentError("no runtime can run this bundle here", "; ".join(refused))
+
+
+def _open(bundle: Bundle, runtime: str, options: SessionOptions) -> Session:
+    if runtime == "torch":
+        _require("torch", "pip install torch")
+        from infer.torch_session import TorchSession
+
+        return TorchSession(bundle, options)
+    if runtime in ("onnxruntime-cpu", "onnxruntime-cuda"):
+        _require("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
+        from infer.onnxruntime_session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(bundle, options, cuda=runtime == "onnxruntime-cuda")
+    if runtime == "tensorrt":
+        raise MissingComponentError(
+            "this bundle holds no TensorRT engine for this machine", "cli.py export --engine tensorrt makes one"
+        )
+    raise ValueError(f"runtime is one of {', '.join(RUNTIMES)} or auto, not {runtime!r}")
+
+
+def _require(module: str, hint: str) -> None:
+    if find_spec(module) is None:
+        raise MissingComponentError(f"{module} is not installed", hint)

@@ -1,0 +1,185 @@
+"""train/batches.py: who is visited how often, and flips that keep labels true."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import BlockSet, load_split
+from tests.helpers import COVERED, drawing
+from train.batches import Batch, DeviceBlocks, augment, epoch_indices, flip
+from train.stages import stage_targets
+
+CPU = torch.device("cpu")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def indices(target, sampler="natural", batch_size=32, seed=0):
+    return epoch_indices(np.asarray(target, np.int64), sampler, batch_size, generator(seed))
+
+
+# --- samplers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [64, 65, 100, 31])
+def test_natural_visits_every_usable_pair_once(count):
+    """A last batch of one pair alone is dropped: BatchNorm needs two."""
+    target = np.arange(count) % 5 - 1
+    batches = indices(target)
+    visited = torch.cat(batches).tolist()
+    usable = np.flatnonzero(target >= 0).tolist()
+    assert len(set(visited)) == len(visited) and set(visited) <= set(usable)
+    assert len(usable) - len(visited) == (1 if len(usable) % 32 == 1 and len(usable) > 32 else 0)
+    assert all(2 <= len(b) <= 32 for b in batches)
+
+
+def test_a_last_batch_of_one_is_dropped():
+    assert [len(b) for b in indices(np.zeros(65))] == [32, 32]
+
+
+@pytest.mark.parametrize("sampler", ["natural", "balanced"])
+def test_the_order_is_the_generators_alone(sampler):
+    target = np.random.default_rng(0).integers(-1, 4, 500)
+    torch.manual_seed(1)
+    first = torch.cat(indices(target, sampler, seed=7))
+    torch.manual_seed(2)
+    assert torch.equal(torch.cat(indices(target, sampler, seed=7)), first)
+    assert not torch.equal(torch.cat(indices(target, sampler, seed=8)), first)
+    assert not torch.equal(first, first.sort().values)
+
+
+def test_balanced_draws_classes_alike_and_pairs_of_a_class_alike():
+    target = np.repeat([-1, 0, 1, 2, 4], [50, 6000, 300, 30, 3])
+    drawn = torch.cat(list(itertools.chain(*(indices(target, "balanced", 128, seed) for seed in range(8)))))
+    frequency = np.bincount(target[drawn], minlength=5) / len(drawn)
+    assert (target[drawn] >= 0).all()
+    assert np.allclose(frequency, [0.25, 0.25, 0.25, 0, 0.25], atol=0.01)
+    rare = np.bincount(drawn[target[drawn] == 2] - 6350, minlength=30)
+    assert len(rare) == 30 and rare.min() > 0.8 * rare.mean() and rare.max() < 1.2 * rare.mean()
+
+
+def test_balanced_epochs_are_as_long_as_natural_ones():
+    target = np.random.default_rng(0).integers(-1, 4, 1000)
+    lengths = [[len(b) for b in indices(target, sampler)] for sampler in ("natural", "balanced")]
+    assert lengths[0] == lengths[1]
+
+
+# label: class in stage 1, 2, 3 (docs/DESIGN.md, Model); -1 is left out
+STAGE_CLASSES = {
+    0: (0, -1, -1),
+    1: (1, 1, 1),
+    2: (1, 1, 2),
+    3: (1, 0, -1),
+    4: (1, 2, 4),
+    7: (1, 2, 7),
+    8: (1, 3, 8),
+    9: (1, 3, 9),
+    COVERED: (0, -1, -1),
+}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_stage_targets(stage):
+    label = np.array(list(STAGE_CLASSES), np.uint8)
+    assert stage_targets(stage, label).tolist() == [classes[stage - 1] for classes in STAGE_CLASSES.values()]
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_batch_holds_the_pairs_asked_for(dtype):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256 if dtype == np.uint8 else 1024, (10, 16, 16)).astype(dtype)
+    block = np.tile(np.arange(10), 3)
+    qindex, label = rng.integers(0, 256, 30).astype(np.uint8), rng.choice([0, 5, 9, 255], 30).astype(np.uint8)
+    picture = np.zeros(30, np.int64)
+    data = DeviceBlocks(BlockSet(blocks, block, qindex, label, picture, ("a",), 8 if dtype == np.uint8 else 10), CPU)
+    batch = data.batch(torch.tensor([29, 3, 3]))
+    assert batch.blocks.tolist() == blocks[[9, 3, 3]].tolist()
+    assert batch.qindex.tolist() == qindex[[29, 3, 3]].tolist()
+    assert batch.label.tolist() == label[[29, 3, 3]].tolist()
+    assert not batch.blocks.dtype.is_floating_point
+    whole = list(data.in_order(7))
+    assert [len(b.label) for b in whole] == [7, 7, 7, 7, 2]
+    assert torch.cat([b.label for b in whole]).tolist() == label.tolist()
+
+
+# --- flips ------------------------------------------------------------------------------------------------------------
+
+
+def picture_of(partition):
+    """A 16x16 block with one grey value per block of that partition."""
+    letters = drawing(partition).repeat(4, 0).repeat(4, 1)
+    return np.vectorize(ord)(letters).astype(np.uint8)
+
+
+def partition_of(picture):
+    """Read the partition back from where the grey value changes."""
+
+    def edges(p):
+        return (np.diff(p.astype(int), axis=0) != 0).tobytes() + (np.diff(p.astype(int), axis=1) != 0).tobytes()
+
+    return next(label for label in range(10) if edges(picture_of(label)) == edges(picture))
+
+
+@pytest.fixture
+def drawn():
+    """Each partition as a picture of itself."""
+    blocks = torch.from_numpy(np.stack([picture_of(p) for p in range(10)]))
+    return Batch(blocks, torch.arange(10) + 100, torch.arange(10))
+
+
+def test_pictures_of_partitions_can_be_read_back(drawn):
+    assert [partition_of(b.numpy()) for b in drawn.blocks] == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["left-right", "up-down", "transpose"])
+def test_a_flipped_block_still_shows_its_label(drawn, name):
+    flipped = flip(drawn, name)
+    assert flipped.label.tolist() == [partition_of(b.numpy()) for b in flipped.blocks]
+    assert not torch.equal(flipped.label, drawn.label)
+    assert torch.equal(flipped.qindex, drawn.qindex)
+    again = flip(flipped, name)
+    assert torch.equal(again.blocks, drawn.blocks) and torch.equal(again.label, drawn.label)
+
+
+def test_flips_move_samples_as_their_names_say():
+    block = torch.arange(256).reshape(1, 16, 16)
+    batch = Batch(block, torch.zeros(1), torch.tensor([255]))
+    assert flip(batch, "left-right").blocks[0, 0, 0] == 15
+    assert flip(batch, "up-down").blocks[0, 0, 0] == 240
+    assert flip(batch, "transpose").blocks[0, 0, 1] == 16
+    assert flip(batch, "transpose").label.tolist() == [255]
+
+
+def test_augmentation_draws_all_eight_symmetries_alike_and_keeps_labels_true(drawn):
+    corners, draws = {}, generator(5)
+    probe = torch.cat([drawn.blocks, torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)])
+    batch = Batch(probe, torch.arange(11), torch.tensor([*range(10), 255]))
+    for _ in range(800):
+        found = augment(batch, "flips", draws)
+        key = tuple(found.blocks[10, ::15, ::15].flatten().tolist())
+        corners[key] = corners.get(key, 0) + 1
+        if corners[key] == 1:
+            assert found.label.tolist() == [partition_of(b.numpy()) for b in found.blocks[:10]] + [255]
+    assert len(corners) == 8 and min(corners.values()) > 60
+
+
+def test_no_augmentation_gives_the_batch_back_and_draws_nothing(drawn):
+    draws = generator(3)
+    state = draws.get_state()
+    assert augment(drawn, "none", draws) is drawn
+    assert torch.equal(draws.get_state(), state)
+
+
+def test_flips_of_the_real_sample_leave_counts_permuted(sample):
+    found = load_split(sample, "val")
+    batch = DeviceBlocks(found, CPU).batch(torch.arange(4000))
+    before = torch.bincount(batch.label, minlength=256)
+    after = torch.bincount(flip(batch, "transpose").label, minlength=256)
+    assert after[[0, 2, 1, 3, 6, 7, 4, 5, 9, 8, 255]].tolist() == before[[*range(10), 255]].tolist()

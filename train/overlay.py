@@ -1,0 +1,42 @@
+"""Draw what an artefact predicts for one picture of a dataset beside what the encoder chose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from data.blocks import cut_blocks, node_grid
+from data.dataset import open_dataset
+from data.overlay import draw_comparison
+from errors import InputError
+from infer.session import SessionOptions
+from train.config import Announce
+from train.curves import save_figure
+from train.report import open_artefact
+
+
+def write_overlay(artefact: Path, dataset_dir: Path, picture_name: str, output: Path, announce: Announce) -> None:
+    """Write the comparison for one picture at the middle one of its qindex.
+
+    Raises:
+        InputError: if the dataset has no such picture.
+        ToolkitError: whatever is wrong with artefact, dataset or output.
+    """
+    dataset = open_dataset(dataset_dir)
+    found = [p for p in dataset.pictures if p.name == picture_name]
+    if not found:
+        names = ", ".join(p.name for p in dataset.pictures[:4])
+        raise InputError(f"{dataset_dir} has no picture '{picture_name}'", f"it has {names}, ...")
+    picture = found[0]
+    session = open_artefact(artefact, SessionOptions(picture.bit_depth), announce)
+    luma = dataset.luma(picture)
+    qindex, labels = dataset.labels(picture)
+    middle = len(qindex) // 2
+    blocks = cut_blocks(luma)
+    prediction = session.predict(blocks, np.full(len(blocks), qindex[middle]))
+    rows, cols = labels.shape[1:]
+    grid = prediction.partition.reshape(node_grid(picture.width, picture.height))[:rows, :cols]
+    title = f"{picture.name}, {picture.split} split, qindex {qindex[middle]}, 16x16 nodes"
+    save_figure(draw_comparison(luma, labels[middle], grid, title), output)
+    announce(f"wrote {output}: {title}")

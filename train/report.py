@@ -1,0 +1,96 @@
+"""Judge a run or a bundle on a split, and print the result as a table beside always answering NONE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bundle import MANIFEST_FILE, open_bundle
+from data.dataset import load_split, open_dataset
+from infer.session import Session, SessionOptions, open_session
+from partition import PARTITION_NAMES
+from train.config import Announce, Progress
+from train.metrics import evaluate_logits
+
+BATCH = 4080
+
+_ROWS = (
+    ("macro-F1, ten classes", "macro_f1", 100.0, "%"),
+    ("balanced accuracy", "balanced_accuracy", 100.0, "%"),
+    ("accuracy", "accuracy", 100.0, "%"),
+    ("  always NONE: accuracy", "always_none_accuracy", 100.0, "%"),
+    ("  always NONE: macro-F1", "always_none_macro_f1", 100.0, "%"),
+    ("true type among top 2", "top2_recall", 100.0, "%"),
+    ("true type among top 3", "top3_recall", 100.0, "%"),
+    ("log loss", "log_loss", 1.0, "nats"),
+    ("expected calibration error", "expected_calibration_error", 100.0, "%"),
+    ("pairs", "count", 1.0, ""),
+)
+
+
+def open_artefact(path: Path, options: SessionOptions, announce: Announce) -> Session:
+    """A session on a run folder (under PyTorch) or on a bundle (under the runtime "auto" takes).
+
+    Raises:
+        ToolkitError: if it is neither, or does not open.
+    """
+    if (path / MANIFEST_FILE).exists():
+        session = open_session(open_bundle(path), "auto", options, announce)
+    else:
+        from infer.torch_session import TorchSession
+        from train.checkpoint import open_run
+
+        session = TorchSession.of_model(open_run(path).model, options.bit_depth)
+    announce(f"{path}: {session.info.describe()}")
+    return session
+
+
+def evaluate_artefact(
+    path: Path, dataset_dir: Path, split: str, progress: Progress, announce: Announce
+) -> dict[str, Any]:
+    """Metrics of a run (under PyTorch) or a bundle (under the runtime "auto" takes) on a split.
+
+    Returns:
+        train.metrics.evaluate_logits's report.
+
+    Raises:
+        ToolkitError: whatever is wrong with artefact or dataset.
+    """
+    pairs = load_split(open_dataset(dataset_dir), split)
+    announce(f"{dataset_dir}, split {split}: {len(pairs.pictures)} pictures, {len(pairs):,} pairs of block and qindex")
+    session = open_artefact(path, SessionOptions(pairs.bit_depth), announce)
+    parts = []
+    for start in range(0, len(pairs), BATCH):
+        part = slice(start, start + BATCH)
+        parts.append(session.predict(pairs.blocks[pairs.block[part]], pairs.qindex[part]).logits)
+        progress(min(start + BATCH, len(pairs)), len(pairs), "pairs")
+    return evaluate_logits(np.concatenate(parts), pairs.qindex, pairs.label)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as aligned text: overall, by head, by class, and by band of qindex."""
+    lines = [f"{'':32}{'covered = NONE':>16}{'nodes alone':>16}"]
+    for title, key, scale, unit in _ROWS:
+        cells = [report[k].get(key) if k in report else None for k in ("all", "nodes")]
+        lines.append(f"{title:32}" + "".join(f"{_cell(c, scale, unit):>16}" for c in cells))
+    lines += ["", f"{'head':12}{'macro-F1':>10}{'balanced':>10}{'accuracy':>10}{'log loss':>10}{'pairs':>10}"]
+    for head, m in report["heads"].items():
+        shares = "".join(f"{100 * m[k]:>9.1f}%" for k in ("macro_f1", "balanced_accuracy", "accuracy"))
+        lines.append(f"{head:12}{shares}{m['log_loss']:>10.3f}{m['count']:>10,}")
+    lines += ["", "F1 by class:  " + "  ".join(f"{n} {100 * report['all']['f1'][n]:.1f}" for n in PARTITION_NAMES)]
+    lines += ["", f"{'qindex':12}{'macro-F1':>10}{'accuracy':>10}{'NONE acc.':>10}{'log loss':>10}{'ECE':>10}"]
+    for band, r in report["by_qindex"].items():
+        m = r["all"]
+        shares = "".join(f"{100 * m[k]:>9.1f}%" for k in ("macro_f1", "accuracy", "always_none_accuracy"))
+        lines.append(f"{band:12}{shares}{m['log_loss']:>10.3f}{100 * m['expected_calibration_error']:>9.1f}%")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, scale: float, unit: str) -> str:
+    if value is None:
+        return "-"
+    if not unit:
+        return f"{value:,}"
+    return f"{scale * value:.2f} {unit}" if unit == "%" else f"{scale * value:.4f} {unit}"
