@@ -4,6 +4,7 @@ the one place where errors become exit codes (docs/DESIGN.md, Command line)."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -28,7 +29,9 @@ class ErrorBoundary(click.Group):
             super().main(*args, **(kwargs | {"standalone_mode": False}))
             return sys.exit(0)
         except (click.Abort, KeyboardInterrupt):
-            _complain("interrupted", "a training run goes on with --resume; everything else starts over")
+            _complain(
+                "interrupted", "train goes on with --resume, dataset build by itself; everything else starts over"
+            )
             code = EXIT_INTERRUPTED
         except click.ClickException as error:
             _complain(error.format_message(), "cli.py COMMAND --help lists the options")
@@ -273,6 +276,93 @@ def dataset_blocks(dataset_dir: Path, split: str, output: Path, as_json: bool) -
     _say(f"read {dataset_dir}, split {split}: {len(pairs.pictures)} pictures")
     _say(f"wrote {output} and {qindex}: {len(pairs):,} pairs of block and qindex")
     _finish(as_json, {"blocks": str(output), "qindex": str(qindex), "pairs": len(pairs)})
+
+
+@dataset.command("build")
+@click.argument("videos", metavar="[VIDEO]...", nargs=-1, type=folder)
+@click.option("--output-dir", type=folder, required=True, help="Dataset folder to write, or to go on with.")
+@click.option("--qindex", default="80,128,172,220", help="Comma-separated; libaom reaches 64 of the 256 values.")
+@click.option("--cpu-used", type=click.IntRange(0, 9), default=1, help="libaom's preset; never mix two in one dataset.")
+@click.option("--every", type=click.IntRange(1), default=1, help="Take each k-th frame of a clip.")
+@click.option("--jobs", type=click.IntRange(1), help="Encodes at once.  [default: the number of CPUs]")
+@click.option("--scheduler", metavar="ADDRESS", help="Encode on the workers of this Dask scheduler instead.")
+@click.option("--split", "split_file", type=folder, help="CSV of name,split; otherwise by the hash of the name.")
+@click.option("--licence", default="", help="What the index says of every picture.")
+@click.option("--size", metavar="WIDTHxHEIGHT", help="Of raw YUV.")
+@click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw YUV.")
+@click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), help="Of raw YUV (8 if not given), 16-bit pictures.")
+@click.option("--packed-420", is_flag=True, help="Grey pictures hold Y above U and V.")
+@click.option("--bitstream", "bitstreams", type=folder, multiple=True, help="Label this AV1 stream; encodes nothing.")
+@click.option("--source", "sources", type=folder, multiple=True, help="What the stream was encoded from, in order.")
+@click.option("--inter", is_flag=True, help="Take inter frames of a stream too.")
+@json_option
+def dataset_build(
+    videos: tuple[Path, ...],
+    output_dir: Path,
+    qindex: str,
+    cpu_used: int,
+    jobs: int | None,
+    bitstreams: tuple[Path, ...],
+    sources: tuple[Path, ...],
+    inter: bool,
+    as_json: bool,
+    scheduler: str | None,
+    split_file: Path | None,
+    licence: str,
+    **reading: Any,
+) -> None:
+    """Encode every frame of VIDEO... with libaom and keep its block sizes; goes on where an earlier run stopped.
+
+    Takes Y4M, raw YUV, PNG, JPEG, and what PyAV decodes. With --bitstream and --source, streams that exist already
+    are labelled instead.
+    """
+    from data.build import BuildConfig, build_dataset
+    from data.label import LabelConfig, label_streams
+    from data.scan import read_options
+    from encoder.libaom import EncodeOptions, ensure_libaom
+
+    if bool(videos) == bool(bitstreams) or len(bitstreams) != len(sources):
+        raise UsageError("give VIDEO..., or one --source for each --bitstream", "cli.py dataset build --help")
+    read = read_options(**reading)
+    if bitstreams:
+        pairs = tuple(zip(bitstreams, sources, strict=True))
+        labelling = LabelConfig(pairs, output_dir, read, inter, split_file, licence)
+        ensure_libaom(_say)
+        report = label_streams(labelling, ProgressLine(), _say)
+    else:
+        values = _config(lambda: tuple(int(q) for q in qindex.split(",")))
+        jobs = jobs or len(os.sched_getaffinity(0))
+        options = EncodeOptions(cpu_used)
+        config = BuildConfig(videos, output_dir, values, options, read, jobs, scheduler, split_file, licence)
+        if scheduler is None:
+            ensure_libaom(_say)
+        report = build_dataset(config, ProgressLine, _say)
+    _say(report.summary())
+    _finish(as_json, report.to_json())
+    report.raise_failures()
+
+
+@dataset.command("show")
+@click.argument("dataset_dir", type=folder, default=Path("data/sample"))
+@click.option("--picture", "names", multiple=True, help="Draw these pictures.  [default: the first of each split]")
+@click.option("--output-dir", type=folder, help="Where the PNGs go.  [default: DATASET_DIR/show]")
+@json_option
+def dataset_show(dataset_dir: Path, names: tuple[str, ...], output_dir: Path | None, as_json: bool) -> None:
+    """Count the classes of a dataset, and draw its pictures with their partition trees."""
+    from data.dataset import open_dataset
+    from data.show import class_rows, class_table, rows_as_json, write_histogram, write_overlays
+
+    opened = open_dataset(dataset_dir)
+    pictures = opened.named(names) if names else opened.first_of_splits()
+    rows = class_rows(opened)
+    _say(f"read {dataset_dir}: {len(opened.pictures)} pictures")
+    _say(class_table(rows))
+    target = output_dir or dataset_dir / "show"
+    files = [target / "classes.png", *(path for p in pictures for path in write_overlays(opened, p, target))]
+    write_histogram(rows, files[0])
+    for path in files:
+        _say(f"wrote {path}")
+    _finish(as_json, {"classes": rows_as_json(rows), "files": [str(path) for path in files]})
 
 
 @main.command()

@@ -75,7 +75,7 @@ def _read_container(path: Path) -> Iterator[bytes]:
                 if packet.size:
                     yield bytes(packet)
     except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"{path} is no file that PyAV can read: {error}") from None
+        raise InputError(f"{path} is no file that PyAV can read: {error.strerror or error}") from None
 
 
 def paired_frames(bitstream: Path, source: FrameSource) -> Iterator[tuple[int, Frame, CodedFrame]]:

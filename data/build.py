@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +99,32 @@ class BuildReport:
     constant: int
     same_picture: list[tuple[str, str]]
     seconds: float
+
+    def summary(self) -> str:
+        """One line for people."""
+        splits = ", ".join(f"{n} {split}" for split, n in sorted(self.splits.items()))
+        left_out = f"; left out: {len(self.failures)} files, {self.constant} constant frames"
+        return (
+            f"wrote {self.output_dir}: {self.pictures} pictures ({splits}), {self.encodes} encodes in "
+            f"{self.seconds:.1f} s, {self.reused} kept from before{left_out}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return asdict(self)
+
+    def raise_failures(self) -> None:
+        """Say by an error that files were left out.
+
+        Raises:
+            InputError: if there were any.
+        """
+        if self.failures:
+            first = next(iter(self.failures.values()))
+            raise InputError(
+                f"{len(self.failures)} files were left out; the first: {first}",
+                "the dataset holds all others; mend these and run again",
+            )
 
 
 def build_dataset(config: BuildConfig, new_progress: NewProgress, announce: Announce) -> BuildReport:

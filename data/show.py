@@ -68,9 +68,8 @@ def class_rows(dataset: Dataset) -> list[ClassRow]:
                 counts = np.append(class_counts(label.ravel()), np.count_nonzero(label == COVERED))
                 histogram[int(qindex)] = histogram.get(int(qindex), 0) + counts
         for group in _groups(sorted(histogram)):
-            total = sum(histogram[q] for q in group)
-            *counts, covered = (int(n) for n in np.asarray(total))
-            rows.append(ClassRow(split, group[0], group[-1], covered, tuple(counts)))
+            *nodes, covered = (int(n) for n in np.sum([histogram[q] for q in group], 0))
+            rows.append(ClassRow(split, group[0], group[-1], covered, tuple(nodes)))
     return rows
 
 
@@ -84,7 +83,7 @@ def _groups(qindex: list[int]) -> list[list[int]]:
 def class_table(rows: Sequence[ClassRow]) -> str:
     """The rows as a table for people: counts, and the share of the area that is covered."""
     header = ["split", "qindex", "covered", *PARTITION_NAMES, "share covered"]
-    lines = [header]
+    lines: list[list[str]] = [header]
     for row in rows:
         share = row.covered / max(row.covered + sum(row.counts), 1)
         lines.append([row.split, row.qindex, str(row.covered), *(str(n) for n in row.counts), f"{100 * share:.1f} %"])
@@ -135,7 +134,7 @@ def tree_lines(
                     yield size, top + r, left + c, top + r, left + c + width
 
 
-def draw_overlay(luma: NDArray[np.generic], bit_depth: int, bsize: NDArray[np.uint8], title: str) -> Image.Image:
+def draw_overlay(luma: NDArray[np.integer], bit_depth: int, bsize: NDArray[np.uint8], title: str) -> Image.Image:
     """A frame with its partition tree, enlarged (4 times up to 1024 samples wide, then twice, then not).
 
     Luma sample (y, x) fills the pixels from (30 + zoom y, zoom x) on; a line between two samples is the first pixel
@@ -177,7 +176,9 @@ def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def _legend_entries() -> list[tuple[str, tuple[int, int, int] | None]]:
-    return [("partition of a node of", None), *((f"{s}x{s}", colour) for s, colour in LEVEL_COLOURS.items())]
+    # A superblock of 64x64 is no node of 128x128, but its edges look like one (see tree_partitions).
+    names = {size: f"{size}x{size}" for size in LEVEL_COLOURS} | {128: "128x128 or superblock"}
+    return [("partition of a node of", None), *((names[s], colour) for s, colour in LEVEL_COLOURS.items())]
 
 
 def _legend_width() -> int:
