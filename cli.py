@@ -23,12 +23,18 @@ DEFAULT_BUNDLE = Path("bundles/default")
 class ErrorBoundary(click.Group):
     """Turns every error into one line, one hint and an exit code; a traceback only with --debug."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **__: Any) -> Any:
         """As click's, except that --debug may stand anywhere and that nothing but SystemExit comes out."""
         given = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in given
         try:
-            super().main([a for a in given if a != "--debug"], *rest, **kwargs | {"standalone_mode": False})
+            # click's own main would print a blank line on Ctrl-C, and take a closed pipe for a success.
+            with self.make_context(
+                prog_name or Path(sys.argv[0]).name, [a for a in given if a != "--debug"]
+            ) as context:
+                self.invoke(context)
+        except click.exceptions.Exit as done:
+            sys.exit(done.exit_code)
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exception(error)
@@ -60,6 +66,8 @@ def _verdict(error: BaseException) -> tuple[str, str, int]:
 
 
 def _complain(message: str, hint: str) -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
     for label, text in (("error", message), ("hint", hint)):
         if text:
             click.echo(f"{label}: " + " ".join(text.split()), err=True)
@@ -304,7 +312,7 @@ def predict(
 
         blocks = FrameBlocks(source, _raw_format(size, int(bit_depth), chroma))
     target = output or source.with_suffix(".partitions.npz")
-    if any(target.exists() and given.exists() and target.samefile(given) for given in (source, Path(qindex))):
+    if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
         raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
     task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity)
     outcome = predict_source(blocks, task, ProgressLine(), _say)
