@@ -99,15 +99,25 @@ def run_dir(tmp_path_factory, real_blocks):
 
 
 @pytest.fixture(scope="session")
-def bundle_dir(tmp_path_factory, run_dir):
-    """That run exported, folded, with a reference of 512 pairs only. Not to be changed: see helpers.copy_of."""
-    import export.run
+def exported(tmp_path_factory, run_dir):
+    """That run exported by the command line, folded, with a reference of 512 pairs: the bundle, and how it ended."""
+    from click.testing import CliRunner
 
-    root = tmp_path_factory.mktemp("bundle")
+    from cli import main
+
+    root = tmp_path_factory.mktemp("exported") / "bundle"
+    words = ["export", "--run", str(run_dir), "--output-dir", str(root), "--fold-bn", "--json"]
     with pytest.MonkeyPatch.context() as patch:
         _shrink_reference(patch)
-        export.run.export_run(export.run.ExportTask(run_dir, root), lambda _: None)
-    return root
+        result = CliRunner().invoke(main, words, prog_name="cli.py")
+    assert result.exit_code == 0, result.output
+    return root, helpers.Ended(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(exported):
+    """The exported bundle. Not to be changed: see helpers.copy_of."""
+    return exported[0]
 
 
 def _shrink_reference(patch) -> None:

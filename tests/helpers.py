@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -315,7 +316,7 @@ class Ended:
     @property
     def complaints(self) -> list[str]:
         """Lines of stderr that are not progress."""
-        return [line for line in self.err.splitlines() if " %, " not in line]
+        return [line for line in self.err.splitlines() if not re.match(r"[\d,]+ (%|done)", line)]
 
 
 def command(*words, without: tuple[str, ...] = ()) -> list[str]:
