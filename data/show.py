@@ -17,7 +17,7 @@ from data.dataset import Dataset, Picture, class_counts
 from partition import COVERED, MI_SIZE, PARTITION_NAMES, Partition, partition_rectangles, tree_partitions
 
 LEVEL_COLOURS = {
-    128: (255, 255, 255),
+    128: (255, 0, 220),
     64: (255, 70, 70),
     32: (255, 200, 0),
     16: (60, 230, 60),
