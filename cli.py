@@ -1,80 +1,21 @@
-"""The command line: parse, build a configuration, make one call. Heavy imports stay inside the commands, and this is
-the one place where errors become exit codes (docs/DESIGN.md, Command line)."""
+"""The command line: parse, build a configuration, make one call. Heavy imports stay inside the commands; errors become
+exit codes in console.py (docs/DESIGN.md, Command line)."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from errors import EXIT_INTERRUPTED, ToolkitError, UsageError
+from console import ErrorBoundary, ProgressLine
+from errors import UsageError
 
-EXIT_INTERNAL = 70
 DEFAULT_BUNDLE = Path("bundles/default")
-
-
-class ErrorBoundary(click.Group):
-    """Turns every error into one line, one hint and an exit code; a traceback only with --debug."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        debug = "--debug" in sys.argv
-        try:
-            super().main(*args, **(kwargs | {"standalone_mode": False}))
-            return sys.exit(0)
-        except (click.Abort, KeyboardInterrupt):
-            _complain(
-                "interrupted", "train goes on with --resume, dataset build by itself; everything else starts over"
-            )
-            code = EXIT_INTERRUPTED
-        except click.ClickException as error:
-            _complain(error.format_message(), "cli.py COMMAND --help lists the options")
-            code = 2
-        except ToolkitError as error:
-            _complain(error.message, error.hint)
-            code = error.exit_code
-        except Exception as error:
-            _complain(f"unexpected {type(error).__name__}: {error}", "run again with --debug and report it")
-            code = EXIT_INTERNAL
-        if debug:
-            traceback.print_exc()
-        return sys.exit(code)
-
-
-def _complain(message: str, hint: str) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
-    if hint:
-        click.echo("hint: " + " ".join(hint.split()), err=True)
-
-
-class ProgressLine:
-    """Progress of long work on stderr: a bar on a terminal, a plain line every tenth of the way elsewhere."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._tenth = 0
-
-    def __call__(self, done: int, total: int, text: str) -> None:
-        """As train.config.Progress."""
-        elapsed = time.monotonic() - self._start
-        left = elapsed * (total - done) / max(done, 1)
-        if self._terminal:
-            bar = "#" * (30 * done // total)
-            click.echo(
-                f"\r[{bar:<30}] {100 * done // total:3d} %  {left:4.0f} s left  {text}\033[K", nl=False, err=True
-            )
-            if done == total:
-                click.echo("\r\033[K", nl=False, err=True)
-        elif (tenth := 10 * done // total) > self._tenth:
-            self._tenth = tenth
-            click.echo(f"{10 * tenth} %, {left:.0f} s left, {text}", err=True)
 
 
 def _say(text: str) -> None:
@@ -97,8 +38,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 folder = click.Path(path_type=Path)
 
 
-@click.group(cls=ErrorBoundary, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.group(
+    cls=ErrorBoundary,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
 @click.version_option("0.1.0", prog_name="av1-partition-toolkit")
 def main(debug: bool) -> None:
     """Train a predictor of AV1 partitions, export it exactly, predict with it at speed."""
@@ -119,7 +64,7 @@ def main(debug: bool) -> None:
 @click.option("--bn-mode", type=click.Choice(["frozen", "train"]), default="frozen", help="train: the seed's bug.")
 @click.option("--stage1-loss", type=click.Choice(["joint", "binary"]), help="Default: joint; binary for resnet18.")
 @click.option("--loss", type=click.Choice(["cross-entropy", "focal", "cb-focal", "poly", "label-smoothing"]))
-@click.option("--focal-gamma", type=float, default=2.0)
+@click.option("--focal-gamma", type=click.FloatRange(0), default=2.0)
 @click.option("--sampler", type=click.Choice(["natural", "balanced"]), default="natural", help="In stages 2 and 3.")
 @click.option("--augmentation", type=click.Choice(["flips", "none"]), default="flips")
 @click.option("--schedule", type=click.Choice(["cosine", "plateau"]), default="cosine")
@@ -129,7 +74,7 @@ def main(debug: bool) -> None:
 @click.option("--select", type=click.Choice(["loss", "f1"]), default="loss", help="What the kept epoch is best in.")
 @click.option("--patience", type=click.IntRange(1), default=15, help="Epochs without gain before a stage stops.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option("--seed", type=int, default=42)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @json_option
 def train(
@@ -228,33 +173,69 @@ def export(run_dir: Path, output_dir: Path, fold_bn: bool, lower: str, precision
 
 
 @main.command()
-@click.argument("blocks", type=folder)
+@click.argument("source", metavar="BLOCKS.npy|FRAMES", type=folder)
 @click.option("--bundle", "bundle_dir", type=folder, default=DEFAULT_BUNDLE)
 @click.option("--qindex", default="128", help="One value, or a .npy of one for each block.")
-@click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), default="8", help="Of the samples in BLOCKS.npy.")
-@click.option("--runtime", type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]))
+@click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), default="8", help="Of a .npy or of raw frames.")
+@click.option("--size", help="WIDTHxHEIGHT of raw frames (.yuv, .raw).")
+@click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw frames.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]),
+    default="auto",
+    help="auto takes the fastest that runs here, and says which.",
+)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32")
 @click.option("--output", type=folder, help="Default: <stem>.partitions.npz beside the input.")
 @click.option("--check-parity", is_flag=True, help="First compare the runtime with PyTorch on these blocks.")
 @json_option
 def predict(
-    blocks: Path,
+    source: Path,
     bundle_dir: Path,
     qindex: str,
     bit_depth: str,
-    runtime: str | None,
+    size: str | None,
+    chroma: str,
+    runtime: str,
     precision: str,
     output: Path | None,
     check_parity: bool,
     as_json: bool,
 ) -> None:
-    """Predict the partition of every block of BLOCKS.npy: [N, 16, 16] raw samples, uint8 or uint16."""
-    from infer.predict import PredictTask, predict_file
+    """Predict the partition of every 16x16 block.
 
-    target = output or blocks.with_suffix(".partitions.npz")
-    task = PredictTask(blocks, bundle_dir, target, qindex, int(bit_depth), runtime or "auto", precision, check_parity)
-    summary = predict_file(task, ProgressLine(), _say)
-    _finish(as_json, summary.to_json())
+    BLOCKS.npy holds raw samples [N, 16, 16] or [N, 1, 16, 16], uint8 or uint16; FRAMES is a Y4M, raw YUV, picture or
+    video, whose blocks are cut here.
+    """
+    from infer.predict import PredictTask, predict_source
+    from infer.source import BlockSource
+
+    blocks: BlockSource
+    if source.suffix.lower() in (".npy", ""):
+        from infer.blocks import open_blocks
+
+        blocks = open_blocks(source, int(bit_depth))
+    else:
+        from data.frame_blocks import FrameBlocks
+
+        blocks = FrameBlocks(source, _raw_format(size, int(bit_depth), chroma))
+    target = output or source.with_suffix(".partitions.npz")
+    if any(target.exists() and given.exists() and target.samefile(given) for given in (source, Path(qindex))):
+        raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
+    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity)
+    outcome = predict_source(blocks, task, ProgressLine(), _say)
+    _finish(as_json, outcome.to_json())
+
+
+def _raw_format(size: str | None, bit_depth: int, chroma: str) -> Any:
+    from data.frames import FrameFormat
+
+    if size is None:
+        return None
+    sides = size.lower().split("x")
+    if len(sides) != 2 or not all(s.isdecimal() for s in sides):
+        raise UsageError(f"--size {size} is no size", "write WIDTHxHEIGHT, such as 1920x1080")
+    return FrameFormat(int(sides[0]), int(sides[1]), bit_depth, chroma)
 
 
 @main.group()
@@ -378,15 +359,24 @@ def verify(bundle_dir: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, default=DEFAULT_BUNDLE)
 @click.option("--batch", default="8160", help="Comma-separated batch sizes.")
-@click.option("--output", type=folder, help="JSON file to write the rows to.")
+@click.option("--output", type=folder, help="Default: benchmarks/results/speed_<hardware>_<yyyymm>.json.")
 @json_option
 def bench(bundle_dir: Path, batch: str, output: Path | None, as_json: bool) -> None:
     """Time the runtimes of a bundle beside PyTorch eager of the unfolded model, in one run."""
     from benchmarks.speed import run_benchmark
 
-    batches = _config(lambda: tuple(int(b) for b in batch.split(",")))
-    result = run_benchmark(bundle_dir, batches, output, _say)
+    result = run_benchmark(bundle_dir, _batches(batch), output, _say)
     _finish(as_json, result)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        batches = tuple(int(b) for b in text.split(","))
+    except ValueError:
+        batches = (0,)
+    if min(batches) < 1:
+        raise UsageError(f"--batch {text} is no list of batch sizes", "write whole numbers from 1, such as 1024,8160")
+    return batches
 
 
 if __name__ == "__main__":

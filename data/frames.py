@@ -88,10 +88,10 @@ class Frame:
             uint16 above, values 0 to 2**bit_depth - 1.
     """
 
-    planes: tuple[NDArray[np.generic], ...]
+    planes: tuple[NDArray[np.integer], ...]
 
     @property
-    def luma(self) -> NDArray[np.generic]:
+    def luma(self) -> NDArray[np.integer]:
         """Y, [H, W]."""
         return self.planes[0]
 

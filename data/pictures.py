@@ -58,7 +58,7 @@ def open_picture(path: Path, bit_depth: int | None = None, packed_420: bool = Fa
     return _PictureSource(path, frame_format, check_samples(frame, frame_format.bit_depth, str(path)))
 
 
-def _read(path: Path) -> tuple[str, NDArray[np.generic]]:
+def _read(path: Path) -> tuple[str, NDArray[np.integer]]:
     try:
         with Image.open(path) as image:
             mode = image.mode
@@ -71,7 +71,7 @@ def _read(path: Path) -> tuple[str, NDArray[np.generic]]:
         raise InputError(f"{path} is no readable picture: {error}") from None
 
 
-def _unpack_420(samples: NDArray[np.generic], path: Path) -> tuple[NDArray[np.generic], ...]:
+def _unpack_420(samples: NDArray[np.integer], path: Path) -> tuple[NDArray[np.generic], ...]:
     rows, cols = samples.shape
     if rows % 3 or cols % 2:
         raise InputError(
@@ -82,7 +82,7 @@ def _unpack_420(samples: NDArray[np.generic], path: Path) -> tuple[NDArray[np.ge
     return samples[:height], samples[height:, : cols // 2], samples[height:, cols // 2 :]
 
 
-def _halve_chroma(samples: NDArray[np.generic]) -> tuple[NDArray[np.generic], ...]:
+def _halve_chroma(samples: NDArray[np.integer]) -> tuple[NDArray[np.generic], ...]:
     """Y, U, V of a picture, uint8 [H, W, 3]; chroma is the rounded mean of 2x2, odd edges replicated."""
     height, width = samples.shape[:2]
     padded = np.pad(samples[..., 1:], ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.uint16)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.frames import BIT_DEPTHS, CHROMA_SHIFTS, Frame, FrameFormat, FrameSource, check_samples, format_of
 from errors import InputError, UsageError
@@ -54,7 +55,8 @@ class _PlanarSource(FrameSource):
         return check_samples(self._cut(data), self.format.bit_depth, f"{self.path}, frame {count}")
 
     def _cut(self, data: bytes) -> Frame:
-        samples, planes, start = np.frombuffer(data, self.format.dtype), [], 0
+        samples: NDArray[np.integer] = np.frombuffer(data, self.format.dtype)
+        planes, start = [], 0
         for rows, cols in self.format.plane_shapes:
             planes.append(samples[start : start + rows * cols].reshape(rows, cols))
             start += rows * cols

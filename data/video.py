@@ -64,10 +64,10 @@ class _VideoSource(FrameSource):
         return Frame(tuple(_plane(plane, shape, self.format) for plane, shape in planes))
 
 
-def _plane(plane: Any, shape: tuple[int, int], frame_format: FrameFormat) -> NDArray[np.generic]:
+def _plane(plane: Any, shape: tuple[int, int], frame_format: FrameFormat) -> NDArray[np.integer]:
     """A copy of the plane without the padding behind each row."""
     rows, cols = shape
-    words = np.frombuffer(plane, frame_format.dtype)
+    words: NDArray[np.integer] = np.frombuffer(plane, frame_format.dtype)
     stride = plane.line_size // frame_format.dtype.itemsize
     return words[: rows * stride].reshape(rows, stride)[:, :cols].copy()
 

@@ -9,12 +9,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from errors import InputError
+
+_QINDEX_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,13 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
         if read is None:
             raise InputError(f"{path} has .npy version {version}", "save it again with numpy.save")
         shape, fortran, dtype = read(file)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is no .npy file: {error}", "save the blocks with numpy.save") from None
+    except InputError:
+        raise
+    except Exception as error:  # the header is Python text: whatever Python's parser raises can come out
+        reason = shorten(str(error), 120)
+        raise InputError(f"{path} is no .npy file: {reason}", "save the blocks with numpy.save") from None
+    if any(isinstance(side, bool) or side < 0 for side in shape):
+        raise InputError(f"{path} is no .npy file: its shape is {shape}", "save the blocks with numpy.save")
     if dtype.hasobject:
         raise InputError(f"{path} holds pickled objects", "these are never unpickled: save a plain integer array")
     if fortran and len(shape) > 1:
@@ -46,6 +54,8 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
 
 def _open(path: Path) -> BinaryIO:
     try:
+        if path.is_fifo() or path.is_char_device() or path.is_socket():
+            raise InputError(f"{path} is no regular file", "blocks are read in several goes: save them to a file first")
         return path.open("rb")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
@@ -69,6 +79,11 @@ class BlockFile:
     bit_depth: int
     dtype: np.dtype
     offset: int
+    grid: None = None
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"{self.path}: {self.count:,} blocks, {self.dtype.name}, {self.bit_depth} bit"
 
     def chunks(self, size: int) -> Iterator[NDArray[np.integer]]:
         """The blocks in order, [<= size, 16, 16], uint8 at 8 bit and uint16 above.
@@ -81,9 +96,7 @@ class BlockFile:
             file.seek(self.offset)
             for start in range(0, self.count, size):
                 count = min(size, self.count - start)
-                flat = np.fromfile(file, self.dtype, count * 256)
-                if len(flat) != count * 256:
-                    raise InputError(f"{self.path} shrank while it was read")
+                flat = _read(self.path, file, self.dtype, count * 256)
                 if self.dtype.itemsize > 1 and (top := int(flat.max())) >> self.bit_depth:
                     raise InputError(
                         f"{self.path}: sample {top} is above {self.bit_depth} bit", "give the true --bit-depth"
@@ -114,12 +127,12 @@ def open_blocks(path: Path, bit_depth: int = 8) -> BlockFile:
     return BlockFile(path, shape[0], bit_depth, dtype, header.offset)
 
 
-def read_qindex(value: str, count: int) -> NDArray[np.uint8]:
-    """Qindex of every block: uint8 [count].
+def read_qindex(value: str, count: int | None) -> NDArray[np.uint8] | int:
+    """Qindex of all blocks, or of every block: uint8 [count].
 
     Args:
         value: one number, or the path of a .npy of integers [count].
-        count: blocks.
+        count: blocks; None if that is not known, when only one number will do.
 
     Raises:
         InputError: if the file is no such array, or a value is outside 0-255.
@@ -127,10 +140,12 @@ def read_qindex(value: str, count: int) -> NDArray[np.uint8]:
     try:
         number = int(value)
     except ValueError:
+        if count is None:
+            raise InputError("a file of qindex needs an input whose blocks are counted", "give one --qindex") from None
         return _qindex_file(Path(value), count)
     if not 0 <= number <= 255:
         raise InputError(f"qindex {number} is out of range", "AV1's qindex is 0 to 255")
-    return np.full(count, number, np.uint8)
+    return number
 
 
 def _qindex_file(path: Path, count: int) -> NDArray[np.uint8]:
@@ -140,8 +155,21 @@ def _qindex_file(path: Path, count: int) -> NDArray[np.uint8]:
             raise InputError(
                 f"{path} holds {header.dtype.name} {header.shape}", f"expected one integer for each of {count:,} blocks"
             )
-        values = np.fromfile(file, header.dtype, count)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 255:
-        raise InputError(f"{path}: qindex {low if low < 0 else high} is out of range", "AV1's qindex is 0 to 255")
-    return values.astype(np.uint8)
+        qindex = np.empty(count, np.uint8)
+        for start in range(0, count, _QINDEX_CHUNK):
+            values = _read(path, file, header.dtype, min(_QINDEX_CHUNK, count - start))
+            for value in (int(values.min()), int(values.max())):
+                if not 0 <= value <= 255:
+                    raise InputError(f"{path}: qindex {value} is out of range", "AV1's qindex is 0 to 255")
+            qindex[start : start + len(values)] = values
+    return qindex
+
+
+def _read(path: Path, file: BinaryIO, dtype: np.dtype, count: int) -> NDArray[np.integer]:
+    try:
+        values = np.fromfile(file, dtype, count)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if len(values) != count:
+        raise InputError(f"{path} shrank while it was read")
+    return values

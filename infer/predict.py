@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle, open_bundle
-from infer.blocks import BlockFile, open_blocks, read_qindex
+from infer.blocks import read_qindex
 from infer.parity import ParityReport, compare, require
 from infer.session import Session, SessionInfo, SessionOptions, open_session
-from infer.stream import BATCH, Progress, Summary, predict_stream
+from infer.source import BlockSource
+from infer.stream import Progress, Summary, predict_stream
 from partition import PARTITION_NAMES
 
 PARITY_BLOCKS = 4096
@@ -25,21 +26,17 @@ class PredictTask:
     """One prediction.
 
     Attributes:
-        blocks: a .npy of blocks.
         bundle: the bundle folder.
         output: the .npz to write.
         qindex: a number, or the path of a .npy.
-        bit_depth: of the samples: 8, 10 or 12.
         runtime: one of infer.session.RUNTIMES, or "auto".
         precision: "fp32", "fp16" or "int8".
         check_parity: compare the session with PyTorch on the first blocks before predicting.
     """
 
-    blocks: Path
     bundle: Path
     output: Path
     qindex: str = "128"
-    bit_depth: int = 8
     runtime: str = "auto"
     precision: str = "fp32"
     check_parity: bool = False
@@ -67,22 +64,23 @@ class Outcome:
         }
 
 
-def predict_file(task: PredictTask, progress: Progress, announce: Callable[[str], None]) -> Outcome:
-    """Predict every block of a file.
+def predict_source(
+    source: BlockSource, task: PredictTask, progress: Progress, announce: Callable[[str], None]
+) -> Outcome:
+    """Predict every block of a source.
 
     Raises:
         ToolkitError: whatever is wrong with input, bundle, runtime, parity or output; no output file is left then.
     """
-    source = open_blocks(task.blocks, task.bit_depth)
     qindex = read_qindex(task.qindex, source.count)
-    announce(f"read {task.blocks}: {source.count:,} blocks, {source.dtype.name}, {task.bit_depth} bit")
+    announce(f"read {source.describe()}")
     bundle = open_bundle(task.bundle)
-    session = open_session(bundle, task.runtime, SessionOptions(task.bit_depth, task.precision), announce)
+    session = open_session(bundle, task.runtime, SessionOptions(source.bit_depth, task.precision), announce)
     announce(f"bundle {task.bundle}, {session.info.describe()}")
     parity = _check_parity(task, bundle, session, source, qindex) if task.check_parity else None
     if parity is not None:
         announce(f"parity with PyTorch: {parity.summary()}")
-    summary = predict_stream(source.chunks(BATCH), qindex, session, task.output, progress)
+    summary = predict_stream(source, qindex, session, task.output, progress)
     rate = summary.blocks / summary.seconds
     announce(f"wrote {task.output}: {summary.blocks:,} blocks in {summary.seconds:.2f} s, {rate:,.0f} blocks/s")
     announce(_count_line(summary.counts))
@@ -95,11 +93,11 @@ def _count_line(counts: NDArray[np.int64]) -> str:
 
 
 def _check_parity(
-    task: PredictTask, bundle: Bundle, session: Session, source: BlockFile, qindex: NDArray[np.uint8]
+    task: PredictTask, bundle: Bundle, session: Session, source: BlockSource, qindex: NDArray[np.uint8] | int
 ) -> ParityReport:
-    reference = open_session(bundle, "torch", SessionOptions(task.bit_depth))
-    blocks = next(iter(source.chunks(PARITY_BLOCKS)))
-    q = qindex[: len(blocks)]
+    reference = open_session(bundle, "torch", SessionOptions(source.bit_depth))
+    blocks = next(iter(source.chunks(PARITY_BLOCKS)))[:PARITY_BLOCKS]
+    q = np.full(len(blocks), qindex, np.uint8) if isinstance(qindex, int) else qindex[: len(blocks)]
     report = compare(reference.predict(blocks, q).logits, session.predict(blocks, q).logits, q)
     require(report, task.precision, session.info.file)
     return report

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from bundle import atomic_file, output_errors
 from errors import InputError
 from infer.session import Prediction, Session
+from infer.source import BlockSource
 from partition import Partition
 
 BATCH = 8160  # a 1080p frame
@@ -44,104 +46,115 @@ class Summary:
 
 
 class ResultWriter:
-    """Writes `.npz` piece by piece: probability goes straight into the archive, partition waits in a temporary file.
+    """Writes `.npz` piece by piece, in memory that does not grow. Used through `result_file`.
 
-    Used through `result_file`.
+    With a known count the probabilities go straight into the archive; without, they wait in a temporary file, since
+    an array's header comes first and holds its length. Partition ids wait anyway: an archive takes one member a time.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, spool: BinaryIO, count: int) -> None:
-        self._archive, self._spool, self._count = archive, spool, count
-        self._member: BinaryIO | None = None
+    def __init__(self, archive: zipfile.ZipFile, folder: Path, count: int | None, stack: ExitStack) -> None:
+        self._archive, self._count = archive, count
+
+        def spool() -> IO[bytes]:
+            return tempfile.TemporaryFile(dir=folder)
+
+        self._partition = stack.enter_context(spool())
+        self._probability = stack.enter_context(
+            spool() if count is None else _member(archive, "probability", "<f4", (count, len(Partition)))
+        )
         self.written = 0
         self.counts = np.zeros(len(Partition), np.int64)
 
     def add(self, prediction: Prediction) -> None:
         """Append the next blocks' results."""
-        if self._member is None:
-            self._member = _open_member(self._archive, "probability", np.dtype("<f4"), (self._count, len(Partition)))
-        self._member.write(np.ascontiguousarray(prediction.probability, "<f4").data)
-        self._spool.write(prediction.partition.data)
+        self._probability.write(np.ascontiguousarray(prediction.probability, "<f4").data)
+        self._partition.write(prediction.partition.data)
         self.written += len(prediction.partition)
         self.counts += np.bincount(prediction.partition, minlength=len(Partition))
 
-    def finish(self, map_shape: tuple[int, int, int] | None) -> None:
-        """Write the partition ids, and for frames the map, behind the probabilities.
+    def finish(self, grid: tuple[int, int] | None) -> None:
+        """Write what waited, and for frames the map.
 
         Raises:
-            InputError: if fewer blocks came than were announced.
+            InputError: if no block came, or not as many as were announced.
         """
-        if self._member is None or self.written != self._count:
-            raise InputError(f"{self.written:,} of {self._count:,} blocks came", "the input changed while it was read")
-        self._member.close()
-        shapes: dict[str, tuple[int, ...]] = {"partition": (self._count,)}
-        if map_shape is not None:
-            shapes["map"] = map_shape
-        for name, shape in shapes.items():
-            self._spool.seek(0)
-            with _open_member(self._archive, name, np.dtype("u1"), shape) as member:
-                while piece := self._spool.read(_COPY_BYTES):
-                    member.write(piece)
+        if not self.written or self.written != (self._count or self.written):
+            raise InputError(f"{self.written:,} blocks came, expected {self._count or 'some'}", "did the input change?")
+        if self._count is None:
+            self._copy(self._probability, "probability", "<f4", (self.written, len(Partition)))
+        else:
+            self._probability.close()
+        self._copy(self._partition, "partition", "u1", (self.written,))
+        if grid is not None:
+            self._copy(self._partition, "map", "u1", (self.written // (grid[0] * grid[1]), *grid))
+
+    def _copy(self, spool: IO[bytes], name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        spool.seek(0)
+        with _member(self._archive, name, dtype, shape) as member:
+            shutil.copyfileobj(spool, member, _COPY_BYTES)
 
 
-def _open_member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> BinaryIO:
+def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
     member = archive.open(zipfile.ZipInfo(f"{name}.npy", _ZIP_DATE), "w", force_zip64=True)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(member, header)
-    return member  # type: ignore[return-value]
+    return member
 
 
 @contextmanager
-def result_file(path: Path, count: int, map_shape: tuple[int, int, int] | None = None) -> Iterator[ResultWriter]:
+def result_file(path: Path, count: int | None, grid: tuple[int, int] | None = None) -> Iterator[ResultWriter]:
     """A result file that appears whole when the block ends without an error, or not at all.
 
     Args:
-        path: of the `.npz`: partition uint8 [count], probability float32 [count, 10], and map uint8 `map_shape`.
-        count: blocks that will come.
-        map_shape: frames, rows, columns; None without frames.
+        path: of the `.npz`: partition uint8 [N], probability float32 [N, 10]; for frames also map uint8
+            [frames, rows, columns].
+        count: N, or None if it is not known yet.
+        grid: rows and columns of each frame; None without frames.
 
     Raises:
         OutputError: if it cannot be written.
-        InputError: if fewer blocks come than were announced.
+        InputError: if no block comes, or not as many as were announced.
     """
-    with atomic_file(path) as file, output_errors(path), tempfile.TemporaryFile(dir=path.parent) as spool:
-        archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
-        writer = ResultWriter(archive, spool, count)
-        try:
-            yield writer
-            writer.finish(map_shape)
-        finally:
-            if writer._member is not None:
-                writer._member.close()  # an archive with an open member cannot be closed
-            archive.close()
+    with (
+        atomic_file(path) as file,
+        output_errors(path),
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        ExitStack() as stack,  # innermost: members are closed before their archive, whatever happens
+    ):
+        writer = ResultWriter(archive, path.parent, count, stack)
+        yield writer
+        writer.finish(grid)
 
 
 def predict_stream(
-    batches: Iterable[NDArray[np.integer]],
-    qindex: NDArray[np.uint8],
+    source: BlockSource,
+    qindex: NDArray[np.uint8] | int,
     session: Session,
     output: Path,
     progress: Progress,
-    map_shape: tuple[int, int, int] | None = None,
 ) -> Summary:
-    """Predict batch after batch into a result file.
+    """Predict a source, batch after batch, into a result file.
 
     Args:
-        batches: raw samples [<= any, 16, 16], in order.
-        qindex: of every block, uint8 [N]; N is how many blocks must come.
+        source: the blocks.
+        qindex: one for all, or of every block, uint8 [source.count].
         session: runs them.
         output: the `.npz` to write.
         progress: told after each batch.
-        map_shape: frames, rows, columns, if the blocks are those of frames.
 
     Raises:
         OutputError, InputError: as result_file.
     """
-    start, total = time.perf_counter(), len(qindex)
-    with result_file(output, total, map_shape) as writer:
-        for blocks in batches:
+    start = time.perf_counter()
+    with result_file(output, source.count, source.grid) as writer:
+        for blocks in source.chunks(BATCH):
             done = writer.written
-            writer.add(session.predict(blocks, qindex[done : done + len(blocks)]))
+            if isinstance(qindex, int):
+                batch_qindex = np.full(len(blocks), qindex, np.uint8)
+            else:
+                batch_qindex = qindex[done : done + len(blocks)]
+            writer.add(session.predict(blocks, batch_qindex))
             rate = writer.written / (time.perf_counter() - start)
-            progress(writer.written, total, f"{rate:,.0f} blocks/s")
-        counts = writer.counts
-    return Summary(total, time.perf_counter() - start, counts, output)
+            progress(writer.written, source.count or writer.written + len(blocks), f"{rate:,.0f} blocks/s")
+        counts, written = writer.counts, writer.written
+    return Summary(written, time.perf_counter() - start, counts, output)

@@ -12,9 +12,10 @@ from tests import helpers
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
+def _one_thread():
+    """Batches here are too small for more, and threads that wait for each other on a busy machine cost tenfold."""
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(min(2, torch.get_num_threads()))
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +80,41 @@ def trained_like(real_blocks):
 def tiny_dataset(tmp_path_factory):
     """Three crops of the sample: 2 train pictures, 1 val; 256 labelled pairs each, all ten partitions in each."""
     return helpers.write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory, trained_like):
+    """A finished run's folder: a compact model that behaves as if trained. Not to be changed."""
+    from train.checkpoint import save_run
+
+    root = tmp_path_factory.mktemp("run")
+    save_run(root, trained_like(), {"evaluation": {"all": {"macro_f1": 0.25}}})
+    return root
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(tmp_path_factory, run_dir):
+    """That run exported, folded, with a reference of 512 pairs only. Not to be changed: see helpers.copy_of."""
+    import export.run
+
+    whole = export.run.reference_set
+    root = tmp_path_factory.mktemp("bundle")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 512, seed))
+        export.run.export_run(export.run.ExportTask(run_dir, root), lambda _: None)
+    return root
+
+
+@pytest.fixture
+def cli(capfd):
+    """Run a command line in this process: cli("predict", path, "--json") gives a helpers.Ended."""
+
+    def call(*words) -> helpers.Ended:
+        from cli import main
+
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main.main([str(w) for w in words], prog_name="cli.py")
+        return helpers.Ended(ended.value.code, *capfd.readouterr())
+
+    return call

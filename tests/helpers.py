@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import os
+import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -258,3 +264,77 @@ def file_size_limit(size: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        """The one JSON object on the last line of stdout, read as strictly as JSON is meant."""
+
+        def refuse(word: str):
+            raise ValueError(f"{word} is no JSON")
+
+        value = json.loads(self.out.splitlines()[-1], parse_constant=refuse)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines of stderr that are not progress."""
+        return [line for line in self.err.splitlines() if " %, " not in line]
+
+
+def command(*words, without: tuple[str, ...] = ()) -> list[str]:
+    """The argument list that runs cli.py in a process of its own, where the modules `without` are not installed."""
+    prepare = (
+        "import sys, runpy; sys.modules.update(dict.fromkeys({without!r})); sys.argv = ['cli.py', *sys.argv[1:]];"
+        " sys.path.insert(0, {repo!r}); runpy.run_path({path!r}, run_name='__main__')"
+    ).format(without=without, repo=str(REPO), path=str(REPO / "cli.py"))
+    return [sys.executable, "-c", prepare, *map(str, words)]
+
+
+def run_program(*words, without: tuple[str, ...] = (), **options) -> Ended:
+    """Run cli.py in a process of its own; `options` are those of subprocess.run."""
+    done = subprocess.run(
+        command(*words, without=without), capture_output=True, text=True, timeout=300, check=False, **options
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def limit_file_size(size: int):
+    """For preexec_fn: no file of the new process can grow past `size` bytes, as on a full disk."""
+
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    """A copy of a run or bundle by hard links; change its files with `rewrite` only."""
+    return Path(shutil.copytree(folder, target, copy_function=os.link))
+
+
+def rewrite(path: Path, content: bytes | str) -> None:
+    """Give a file new content without touching what else is linked to it."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def tree(*roots: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder below the roots, with size and time of change: equal before and after if nothing was left
+    behind."""
+    found = [p for root in roots for p in sorted(root.rglob("*"))]
+    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) if not p.is_dir() else (0, 0) for p in found}

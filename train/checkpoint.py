@@ -158,8 +158,15 @@ def load_resume(root: Path) -> dict[str, Any]:
     """
     path = root / RESUME_FILE
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{root} holds no interrupted run", "leave --resume out to start one") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise ArtefactError(f"{path} is corrupt: {error}", "delete it and train again") from None
+        raise ArtefactError(f"{path} is corrupt: {_first_line(error)}", "delete it and train again") from None
+    if not isinstance(saved, dict) or "identity" not in saved:
+        raise ArtefactError(f"{path} is no state of a training run", "delete it and train again")
+    return saved
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,55 @@
+"""The 16x16 blocks of a file of frames, as `predict` reads them (infer.source.BlockSource)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.blocks import cut_blocks, node_grid
+from data.frames import FrameFormat, open_frames
+
+
+class FrameBlocks:
+    """All nodes of all frames: ceil(H/16) x ceil(W/16) a frame, edges replicated.
+
+    Args:
+        path: any file that data.frames reads.
+        raw: format of raw planar YUV.
+
+    Raises:
+        InputError, MissingComponentError: as data.frames.open_frames.
+    """
+
+    def __init__(self, path: Path, raw: FrameFormat | None = None) -> None:
+        self._frames = open_frames(path, raw)
+        self.format = self._frames.format
+        self.bit_depth = self.format.bit_depth
+        self.grid = node_grid(self.format.width, self.format.height)
+
+    @property
+    def count(self) -> int | None:
+        """Blocks of all frames; None if only decoding tells."""
+        frames = self._frames.frame_count
+        return None if frames is None else frames * self.grid[0] * self.grid[1]
+
+    def chunks(self, size: int) -> Iterator[NDArray[np.integer]]:
+        """Blocks of whole frames, at least one frame and otherwise at most `size` blocks: [n, 16, 16].
+
+        Raises:
+            InputError: when a frame cannot be read.
+        """
+        together = max(1, size // (self.grid[0] * self.grid[1]))
+        with self._frames as frames:
+            stream = iter(frames)
+            while some := [cut_blocks(f.luma) for f in islice(stream, together)]:
+                yield np.concatenate(some)
+
+    def describe(self) -> str:
+        """One line for people."""
+        frames = self._frames.frame_count
+        count = "frames" if frames is None else f"{frames:,} frame(s)"
+        return f"{self._frames.path}: {count} of {self.format}, {self.grid[0]} x {self.grid[1]} nodes each"

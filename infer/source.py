@@ -1,0 +1,40 @@
+"""What predict reads: a stream of blocks with a known or unknown end, whatever file they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class BlockSource(Protocol):
+    """Blocks in order.
+
+    Attributes:
+        count: how many there are; None if only reading them all can tell.
+        bit_depth: 8, 10 or 12.
+        grid: rows and columns of nodes of each frame, if the blocks are those of frames in raster order.
+    """
+
+    @property
+    def count(self) -> int | None: ...
+
+    @property
+    def bit_depth(self) -> int: ...
+
+    @property
+    def grid(self) -> tuple[int, int] | None: ...
+
+    def chunks(self, size: int) -> Iterator[NDArray[np.integer]]:
+        """The blocks, about `size` at a time: [n, 16, 16], uint8 at 8 bit and uint16 above.
+
+        Raises:
+            InputError: if the file ends early or holds what it must not.
+        """
+        ...
+
+    def describe(self) -> str:
+        """One line for people."""
+        ...
