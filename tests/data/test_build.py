@@ -259,7 +259,7 @@ class DyingExecutor(Executor):
 
 def test_dead_worker_is_told(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr("data.build.local_workers", lambda jobs: nullcontext((DyingExecutor(), 1)))
-    with pytest.raises(ToolkitError, match="a worker died at 'clip_f0000', qindex (80|220): a process ended"):
+    with pytest.raises(ToolkitError, match=r"a worker died at 'clip_f0000', qindex (80|220): a process ended"):
         build(inputs, tmp_path)
 
 
