@@ -317,7 +317,7 @@ def dataset_build(
         config = BuildConfig(videos, output_dir, values, options, read, jobs, scheduler, split_file, licence)
         if scheduler is None:
             ensure_libaom(_say)
-        report = build_dataset(config, ProgressLine, _say)
+        report = build_dataset(config, ProgressLine(), _say)
     _say(report.summary())
     _finish(as_json, report.to_json())
     report.raise_failures()

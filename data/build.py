@@ -28,9 +28,6 @@ from errors import InputError, ToolkitError, UsageError
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, text) as long work goes on."""
 
-NewProgress = Callable[[], Progress]
-"""Called once for each phase of the work."""
-
 Announce = Callable[[str], None]
 """Called with one line of what was read, used or written."""
 
@@ -80,6 +77,7 @@ class BuildReport:
 
     Attributes:
         output_dir: the dataset.
+        files: how many were given.
         pictures: how many the index names.
         encodes: how many this run made.
         reused: how many an earlier run had made.
@@ -91,6 +89,7 @@ class BuildReport:
     """
 
     output_dir: str
+    files: int
     pictures: int
     encodes: int
     reused: int
@@ -103,7 +102,7 @@ class BuildReport:
     def summary(self) -> str:
         """One line for people."""
         splits = ", ".join(f"{n} {split}" for split, n in sorted(self.splits.items()))
-        left_out = f"; left out: {len(self.failures)} files, {self.constant} constant frames"
+        left_out = f"; left out: {len(self.failures)} of {self.files} files, {self.constant} constant frames"
         return (
             f"wrote {self.output_dir}: {self.pictures} pictures ({splits}), {self.encodes} encodes in "
             f"{self.seconds:.1f} s, {self.reused} kept from before{left_out}"
@@ -122,12 +121,12 @@ class BuildReport:
         if self.failures:
             first = next(iter(self.failures.values()))
             raise InputError(
-                f"{len(self.failures)} files were left out; the first: {first}",
+                f"{len(self.failures)} of {self.files} files left out; the first: {first}",
                 "the dataset holds all others; mend these and run again",
             )
 
 
-def build_dataset(config: BuildConfig, new_progress: NewProgress, announce: Announce) -> BuildReport:
+def build_dataset(config: BuildConfig, progress: Progress, announce: Announce) -> BuildReport:
     """Build a dataset, or go on with one that was interrupted; files that cannot be read are left out.
 
     Raises:
@@ -138,7 +137,7 @@ def build_dataset(config: BuildConfig, new_progress: NewProgress, announce: Anno
     """
     start = time.monotonic()
     given = read_split_file(config.split_file) if config.split_file else None
-    clips, failures = scan_files(config.inputs, config.read, new_progress())
+    clips, failures = scan_files(config.inputs, config.read, progress)
     for error in failures.values():
         announce(f"left out: {error.message}")
     if not clips:
@@ -152,8 +151,8 @@ def build_dataset(config: BuildConfig, new_progress: NewProgress, announce: Anno
         plan = [_plan(config, store, clip) for clip in clips]
         encodes = sum(len(missing) for clip in plan for missing in clip.missing.values())
         total = len(config.qindex) * sum(len(clip.frames) for clip in clips)
-        announce(f"{len(clips)} files, {total} encodes, {total - encodes} of them done before")
-        failures |= _encode(config, store, plan, encodes, new_progress(), announce)
+        announce(f"files read: {len(clips)}; encodes: {total}, of which done before: {total - encodes}")
+        failures |= _encode(config, store, plan, encodes, progress, announce)
         used = [clip for clip in clips if str(clip.path) not in failures]
         pictures = [index_row(clip, f, splits[clip.name], config.licence) for clip in used for f in clip.frames]
         if not pictures:
@@ -161,6 +160,7 @@ def build_dataset(config: BuildConfig, new_progress: NewProgress, announce: Anno
         store.write_index(pictures)
     return BuildReport(
         output_dir=str(config.output_dir),
+        files=len(config.inputs),
         pictures=len(pictures),
         encodes=encodes,
         reused=total - encodes,

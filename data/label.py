@@ -84,6 +84,7 @@ def label_streams(config: LabelConfig, progress: Progress, announce: Announce) -
         store.write_index(pictures)
     return BuildReport(
         output_dir=str(config.output_dir),
+        files=len(config.pairs),
         pictures=len(pictures),
         encodes=0,
         reused=counts["reused"],

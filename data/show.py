@@ -17,7 +17,7 @@ from data.dataset import Dataset, Picture, class_counts
 from partition import COVERED, MI_SIZE, PARTITION_NAMES, Partition, partition_rectangles, tree_partitions
 
 LEVEL_COLOURS = {
-    128: (255, 255, 255),
+    128: (255, 0, 220),
     64: (255, 70, 70),
     32: (255, 200, 0),
     16: (60, 230, 60),
@@ -114,7 +114,7 @@ def draw_histogram(rows: Sequence[ClassRow]) -> Figure:
 def tree_lines(
     bsize: NDArray[np.uint8],
 ) -> Iterator[tuple[int, int, int, int, int]]:
-    """The lines that the partitions of all nodes draw, the largest nodes first.
+    """The lines that the partitions of all nodes draw, the largest nodes first; and the edges between 128x128 ones.
 
     Args:
         bsize: block-size map, uint8 [R, C].
@@ -127,11 +127,21 @@ def tree_lines(
         side = size // MI_SIZE
         for row, col in np.argwhere(nodes != COVERED):
             top, left = int(row) * side, int(col) * side
+            if size == max(LEVEL_COLOURS):
+                yield from _root_lines(size, top, left, side)
             for r, c, height, width in partition_rectangles(Partition(int(nodes[row, col])), side):
                 if c:
                     yield size, top + r, left + c, top + r + height, left + c
                 if r:
                     yield size, top + r, left + c, top + r, left + c + width
+
+
+def _root_lines(size: int, top: int, left: int, side: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """The upper and left edge of a node that has no parent, unless they are the frame's."""
+    if left:
+        yield size, top, left, top + side, left
+    if top:
+        yield size, top, left, top, left + side
 
 
 def draw_overlay(luma: NDArray[np.integer], bit_depth: int, bsize: NDArray[np.uint8], title: str) -> Image.Image:

@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ pytestmark = needs_libaom
 
 def build(inputs, output, announce=lambda text: None, **options):
     given = {"qindex": QINDEX, "encode": FAST, "licence": "CC0-1.0"} | options
-    return build_dataset(BuildConfig(tuple(inputs), output, **given), lambda: lambda *_: None, announce)
+    return build_dataset(BuildConfig(tuple(inputs), output, **given), lambda *_: None, announce)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -134,7 +135,7 @@ def test_unreadable_files_among_many_are_reported(inputs, tmp_path):
     assert "2 whole frames" in report.failures[str(cut)]
     assert sum(text.startswith("left out: ") for text in said) == 2
     assert report.pictures == 4
-    with pytest.raises(InputError, match="2 files were left out") as caught:
+    with pytest.raises(InputError, match="2 of 4 files left out") as caught:
         report.raise_failures()
     assert caught.value.exit_code == 3
     with pytest.raises(InputError, match="none of 1 files can be used"):
@@ -257,16 +258,12 @@ class DyingExecutor(Executor):
 
 
 def test_dead_worker_is_told(inputs, tmp_path, monkeypatch):
-    from contextlib import nullcontext
-
     monkeypatch.setattr("data.build.local_workers", lambda jobs: nullcontext((DyingExecutor(), 1)))
-    with pytest.raises(ToolkitError, match="a worker died at 'clip_f0000', qindex 80"):
+    with pytest.raises(ToolkitError, match=r"a worker died at 'clip_f0000', qindex (80|220): a process ended"):
         build(inputs, tmp_path)
 
 
 def test_libaom_failing_on_one_file_is_that_files_failure(inputs, tmp_path, monkeypatch):
-    from contextlib import nullcontext
-
     class FailingExecutor(Executor):
         def submit(self, function, frame, size, qindex, options):
             future = Future()
