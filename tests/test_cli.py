@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import cli as program
+import console
 from partition import PARTITION_NAMES
 from tests.helpers import REPO, command, run_program
 
@@ -386,7 +387,7 @@ def test_the_bare_commands_work_in_a_fresh_copy(tmp_path):
 
 
 def test_progress_elsewhere_is_a_line_for_each_tenth(capsys):
-    line = program.ProgressLine()
+    line = console.ProgressLine()
     for stage in (1, 2):
         for done in range(1, 1001):
             line(done, 1000, f"stage {stage}")
@@ -398,8 +399,8 @@ def test_progress_elsewhere_is_a_line_for_each_tenth(capsys):
 
 def test_the_time_left_is_that_of_the_work_at_hand(capsys, monkeypatch):
     clock = iter([0.0, 100.0, 110.0, 120.0])
-    monkeypatch.setattr(program.time, "monotonic", lambda: next(clock))
-    line = program.ProgressLine()
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    line = console.ProgressLine()
     line(10, 10, "first")
     line(1, 4, "second")  # begun at 100 s
     line(2, 4, "second")
@@ -411,7 +412,7 @@ def test_the_time_left_is_that_of_the_work_at_hand(capsys, monkeypatch):
 
 
 def test_progress_of_work_without_a_known_end(capsys):
-    line = program.ProgressLine()
+    line = console.ProgressLine()
     for done in range(1, 1001):
         line(done, 0, "frames")
     lines = capsys.readouterr().err.splitlines()
@@ -420,7 +421,7 @@ def test_progress_of_work_without_a_known_end(capsys):
 
 def test_progress_on_a_terminal_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    line = program.ProgressLine()
+    line = console.ProgressLine()
     for done in (1, 2):
         line(done, 2, "work")
     text = capsys.readouterr().err
