@@ -1,117 +1,21 @@
-"""The command line: parse, build a configuration, make one call. Heavy imports stay inside the commands, and this is
-the one place where errors become exit codes (docs/DESIGN.md, Command line)."""
+"""The command line: parse, build a configuration, make one call. Heavy imports stay inside the commands; errors become
+exit codes in console.py (docs/DESIGN.md, Command line)."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from errors import EXIT_INTERRUPTED, FULL_DISK, MissingComponentError, OutputError, ToolkitError, UsageError
+from console import ErrorBoundary, ProgressLine
+from errors import UsageError
 
-EXIT_INTERNAL = 70
 DEFAULT_BUNDLE = Path("bundles/default")
-
-
-class ErrorBoundary(click.Group):
-    """Turns every error into one line, one hint and an exit code; a traceback only with --debug."""
-
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **__: Any) -> Any:
-        """As click's, except that --debug may stand anywhere and that nothing but SystemExit comes out."""
-        given = list(sys.argv[1:] if args is None else args)
-        debug = "--debug" in given
-        try:
-            # click's own main would print a blank line on Ctrl-C, and take a closed pipe for a success.
-            with self.make_context(
-                prog_name or Path(sys.argv[0]).name, [a for a in given if a != "--debug"]
-            ) as context:
-                self.invoke(context)
-        except click.exceptions.Exit as done:
-            sys.exit(done.exit_code)
-        except (Exception, KeyboardInterrupt) as error:
-            if debug:
-                traceback.print_exception(error)
-            message, hint, code = _verdict(error)
-            _complain(message, hint)
-            _give_up_stdout()
-            sys.exit(code)
-        sys.exit(0)
-
-
-def _verdict(error: BaseException) -> tuple[str, str, int]:
-    """Message, hint and exit code of an error."""
-    if isinstance(error, ToolkitError):
-        return error.message, error.hint, error.exit_code
-    if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        hint = "a training run goes on with --resume; everything else starts over"
-        return "interrupted", hint, EXIT_INTERRUPTED
-    if isinstance(error, click.ClickException):
-        command = getattr(error, "ctx", None)
-        path = command.command_path if command else "cli.py"
-        return error.format_message(), f"{path} --help lists what there is", UsageError.exit_code
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is not installed", f"pip install {error.name}", MissingComponentError.exit_code
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
-        return "disk full", "free some space and run again", OutputError.exit_code
-    if isinstance(error, BrokenPipeError):
-        return "what reads this output has gone", "", OutputError.exit_code
-    return f"unexpected {type(error).__name__}: {error}", "run again with --debug and report it", EXIT_INTERNAL
-
-
-def _complain(message: str, hint: str) -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", nl=False, err=True)
-    for label, text in (("error", message), ("hint", hint)):
-        if text:
-            click.echo(f"{label}: " + " ".join(text.split()), err=True)
-
-
-def _give_up_stdout() -> None:
-    """Keep Python from trying once more, at exit and with a traceback, to write what stdout has just refused."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class ProgressLine:
-    """Progress of long work on stderr: a bar on a terminal, a plain line every tenth of the way elsewhere; where
-    nobody knows the total (0), each time the work done has doubled."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._last = time.monotonic()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._start, self._done, self._step = self._last, 0, 0
-
-    def __call__(self, done: int, total: int, text: str) -> None:
-        """As train.config.Progress."""
-        if done <= self._done:  # other work has begun, such as the next stage
-            self._begin()
-        self._done, self._last = done, time.monotonic()
-        elapsed = self._last - self._start
-        if total:
-            share, step = done / total, 10 * done // total
-            head = f"{int(100 * share)} %, {elapsed * (1 - share) / max(share, 1e-9):.0f} s left"
-            bar = f"[{'#' * int(30 * share):<30}] "
-        else:
-            step, head, bar = done.bit_length(), f"{done:,} done in {elapsed:.0f} s", ""
-        if self._terminal:
-            click.echo(f"\r{bar}{head}, {text}\033[K", nl=False, err=True)
-            if done == total:
-                click.echo("\r\033[K", nl=False, err=True)
-        elif step > self._step:
-            click.echo(f"{head}, {text}", err=True)
-        self._step = step
 
 
 def _say(text: str) -> None:
@@ -353,6 +257,93 @@ def dataset_blocks(dataset_dir: Path, split: str, output: Path, as_json: bool) -
     _say(f"read {dataset_dir}, split {split}: {len(pairs.pictures)} pictures")
     _say(f"wrote {output} and {qindex}: {len(pairs):,} pairs of block and qindex")
     _finish(as_json, {"blocks": str(output), "qindex": str(qindex), "pairs": len(pairs)})
+
+
+@dataset.command("build")
+@click.argument("videos", metavar="[VIDEO]...", nargs=-1, type=folder)
+@click.option("--output-dir", type=folder, required=True, help="Dataset folder to write, or to go on with.")
+@click.option("--qindex", default="80,128,172,220", help="Comma-separated; libaom reaches 64 of the 256 values.")
+@click.option("--cpu-used", type=click.IntRange(0, 9), default=1, help="libaom's preset; never mix two in one dataset.")
+@click.option("--every", type=click.IntRange(1), default=1, help="Take each k-th frame of a clip.")
+@click.option("--jobs", type=click.IntRange(1), help="Encodes at once.  [default: the number of CPUs]")
+@click.option("--scheduler", metavar="ADDRESS", help="Encode on the workers of this Dask scheduler instead.")
+@click.option("--split", "split_file", type=folder, help="CSV of name,split; otherwise by the hash of the name.")
+@click.option("--licence", default="", help="What the index says of every picture.")
+@click.option("--size", metavar="WIDTHxHEIGHT", help="Of raw YUV.")
+@click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw YUV.")
+@click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), help="Of raw YUV (8 if not given), 16-bit pictures.")
+@click.option("--packed-420", is_flag=True, help="Grey pictures hold Y above U and V.")
+@click.option("--bitstream", "bitstreams", type=folder, multiple=True, help="Label this AV1 stream; encodes nothing.")
+@click.option("--source", "sources", type=folder, multiple=True, help="What the stream was encoded from, in order.")
+@click.option("--inter", is_flag=True, help="Take inter frames of a stream too.")
+@json_option
+def dataset_build(
+    videos: tuple[Path, ...],
+    output_dir: Path,
+    qindex: str,
+    cpu_used: int,
+    jobs: int | None,
+    bitstreams: tuple[Path, ...],
+    sources: tuple[Path, ...],
+    inter: bool,
+    as_json: bool,
+    scheduler: str | None,
+    split_file: Path | None,
+    licence: str,
+    **reading: Any,
+) -> None:
+    """Encode every frame of VIDEO... with libaom and keep its block sizes; goes on where an earlier run stopped.
+
+    Takes Y4M, raw YUV, PNG, JPEG, and what PyAV decodes. With --bitstream and --source, streams that exist already
+    are labelled instead.
+    """
+    from data.build import BuildConfig, build_dataset
+    from data.label import LabelConfig, label_streams
+    from data.scan import read_options
+    from encoder.libaom import EncodeOptions, ensure_libaom
+
+    if bool(videos) == bool(bitstreams) or len(bitstreams) != len(sources):
+        raise UsageError("give VIDEO..., or one --source for each --bitstream", "cli.py dataset build --help")
+    read = read_options(**reading)
+    if bitstreams:
+        pairs = tuple(zip(bitstreams, sources, strict=True))
+        labelling = LabelConfig(pairs, output_dir, read, inter, split_file, licence)
+        ensure_libaom(_say)
+        report = label_streams(labelling, ProgressLine(), _say)
+    else:
+        values = _config(lambda: tuple(int(q) for q in qindex.split(",")))
+        jobs = jobs or len(os.sched_getaffinity(0))
+        options = EncodeOptions(cpu_used)
+        config = BuildConfig(videos, output_dir, values, options, read, jobs, scheduler, split_file, licence)
+        if scheduler is None:
+            ensure_libaom(_say)
+        report = build_dataset(config, ProgressLine(), _say)
+    _say(report.summary())
+    _finish(as_json, report.to_json())
+    report.raise_failures()
+
+
+@dataset.command("show")
+@click.argument("dataset_dir", type=folder, default=Path("data/sample"))
+@click.option("--picture", "names", multiple=True, help="Draw these pictures.  [default: the first of each split]")
+@click.option("--output-dir", type=folder, help="Where the PNGs go.  [default: DATASET_DIR/show]")
+@json_option
+def dataset_show(dataset_dir: Path, names: tuple[str, ...], output_dir: Path | None, as_json: bool) -> None:
+    """Count the classes of a dataset, and draw its pictures with their partition trees."""
+    from data.dataset import open_dataset
+    from data.show import class_rows, class_table, rows_as_json, write_histogram, write_overlays
+
+    opened = open_dataset(dataset_dir)
+    pictures = opened.named(names) if names else opened.first_of_splits()
+    rows = class_rows(opened)
+    _say(f"read {dataset_dir}: {len(opened.pictures)} pictures")
+    _say(class_table(rows))
+    target = output_dir or dataset_dir / "show"
+    files = [target / "classes.png", *(path for p in pictures for path in write_overlays(opened, p, target))]
+    write_histogram(rows, files[0])
+    for path in files:
+        _say(f"wrote {path}")
+    _finish(as_json, {"classes": rows_as_json(rows), "files": [str(path) for path in files]})
 
 
 @main.command()

@@ -53,7 +53,7 @@ class _VideoSource(FrameSource):
                     yield self._convert(decoded)
                     count += 1
         except (av.error.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path} is damaged: {count} whole frames, then {error}") from None
+            raise InputError(f"{self.path} is damaged: {count} whole frames, then {error.strerror or error}") from None
         if not count:
             raise InputError(f"{self.path} holds no frame that can be decoded")
 
@@ -88,8 +88,8 @@ def open_video(path: Path) -> FrameSource:
             context, count = stream.codec_context, stream.frames or None
             pixel_format, width, height = context.pix_fmt, context.width, context.height
             depth = max((c.bits for c in context.format.components), default=8) if context.format else 8
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"{path} is no file that PyAV can read: {error}") from None
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{path} is no file that PyAV can read: {error.strerror or error}") from None
     match = _PLANAR.fullmatch(pixel_format or "")
     if match:
         chroma, bit_depth = match[1] or "mono", int(match[3] or 8)
