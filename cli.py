@@ -220,7 +220,7 @@ def predict(
 
         blocks = FrameBlocks(source, _raw_format(size, int(bit_depth), chroma))
     target = output or source.with_suffix(".partitions.npz")
-    if any(target.exists() and given.exists() and target.samefile(given) for given in (source, Path(qindex))):
+    if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
         raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
     task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity)
     outcome = predict_source(blocks, task, ProgressLine(), _say)

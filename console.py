@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,12 +23,18 @@ EXIT_INTERNAL = 70
 class ErrorBoundary(click.Group):
     """Turns every error into one line, one hint and an exit code; a traceback only with --debug."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **__: Any) -> Any:
         """As click's, except that --debug may stand anywhere and that nothing but SystemExit comes out."""
         given = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in given
         try:
-            super().main([a for a in given if a != "--debug"], *rest, **kwargs | {"standalone_mode": False})
+            # click's own main would print a blank line on Ctrl-C, and take a closed pipe for a success.
+            with self.make_context(
+                prog_name or Path(sys.argv[0]).name, [a for a in given if a != "--debug"]
+            ) as context:
+                self.invoke(context)
+        except click.exceptions.Exit as done:
+            sys.exit(done.exit_code)
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exception(error)
@@ -66,6 +73,8 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 
 def _complain(message: str, hint: str) -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
     for label, text in (("error", message), ("hint", hint)):
         if text:
             click.echo(f"{label}: " + " ".join(text.split()), err=True)
@@ -80,7 +89,8 @@ def _give_up_stdout() -> None:
 
 
 class ProgressLine:
-    """Progress of long work on stderr: a bar on a terminal, a plain line every tenth of the way elsewhere."""
+    """Progress of long work on stderr: a bar on a terminal, a plain line every tenth of the way elsewhere; where
+    nobody knows the total (0), each time the work done has doubled."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -88,21 +98,24 @@ class ProgressLine:
         self._begin()
 
     def _begin(self) -> None:
-        self._start, self._done, self._tenth = self._last, 0, 0
+        self._start, self._done, self._step = self._last, 0, 0
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """As train.config.Progress."""
         if done <= self._done:  # other work has begun, such as the next stage
             self._begin()
         self._done, self._last = done, time.monotonic()
-        left = (self._last - self._start) * (total - done) / max(done, 1)
+        elapsed = self._last - self._start
+        if total:
+            share, step = done / total, 10 * done // total
+            head = f"{int(100 * share)} %, {elapsed * (1 - share) / max(share, 1e-9):.0f} s left"
+            bar = f"[{'#' * int(30 * share):<30}] "
+        else:
+            step, head, bar = done.bit_length(), f"{done:,} done in {elapsed:.0f} s", ""
         if self._terminal:
-            bar = "#" * (30 * done // total)
-            click.echo(
-                f"\r[{bar:<30}] {100 * done // total:3d} %  {left:4.0f} s left  {text}\033[K", nl=False, err=True
-            )
+            click.echo(f"\r{bar}{head}, {text}\033[K", nl=False, err=True)
             if done == total:
                 click.echo("\r\033[K", nl=False, err=True)
-        elif (tenth := 10 * done // total) > self._tenth:
-            self._tenth = tenth
-            click.echo(f"{10 * tenth} %, {left:.0f} s left, {text}", err=True)
+        elif step > self._step:
+            click.echo(f"{head}, {text}", err=True)
+        self._step = step

@@ -1,24 +1,94 @@
-"""The compiler's steps in order: each a function model -> model that computes the same map."""
+"""The compiler's steps in order, each a function model -> model that computes the same map:
+
+fold ─► tabulate ─► merge heads ─► prune ─► lower ─► (precision)
+"""
 
 from __future__ import annotations
 
-from torch import nn
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from export.cost import chooser
 from export.fold import fold_model
+from export.heads import HeadsMergedModel
+from export.lower import LowerOptions, lower_model
+from export.prune import prune_model
+from export.tabulate import tabulate_model
 from train.model import PartitionModel
 
+BLOCK_SIZE = 16
+EXAMPLE_BATCH = 3
 
-def compile_model(model: PartitionModel, fold: bool, lower: str) -> tuple[nn.Module, tuple[str, ...]]:
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile.
+
+    Attributes:
+        fold: fold BatchNorm; without, the model is left as it is, since every other step needs it.
+        lower: "conv" keeps convolutions, "gemm" makes every one a product, "auto" chooses by layer (export/cost.py).
+        precision: "fp32", or "fp16" for a graph whose weights and values are float16.
+    """
+
+    fold: bool = True
+    lower: str = "auto"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.lower not in ("auto", "conv", "gemm"):
+            raise ValueError(f"lower is 'auto', 'conv' or 'gemm', not {self.lower!r}")
+        if self.precision not in ("fp32", "fp16"):
+            raise ValueError(f"precision is 'fp32' or 'fp16', not {self.precision!r}")
+        if self.precision == "fp16" and not self.fold:
+            raise ValueError("fp16 needs a folded model")
+
+
+class CompiledModel(nn.Module):
+    """A lowered model with its input scaling in front; the same forward as PartitionModel's.
+
+    blocks ─► units of 8-bit samples ─► rows [N, 256] ─► core ─► logits float [N, 14]
+    """
+
+    scale_to_8_bit: Tensor
+
+    def __init__(self, core: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.core, self.dtype = core.to(dtype), dtype
+        # By bit depth; in float32 whatever the core computes in, since 12-bit samples do not fit float16.
+        scale = [255.0 / ((1 << depth) - 1) if depth else 1.0 for depth in range(13)]
+        self.register_buffer("scale_to_8_bit", torch.tensor(scale), persistent=False)
+
+    def forward(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> Tensor:
+        """Logits [N, 14]; arguments as PartitionModel.body."""
+        rows = blocks.reshape(-1, BLOCK_SIZE * BLOCK_SIZE)
+        if isinstance(bit_depth, Tensor):
+            rows = rows.float() * self.scale_to_8_bit.index_select(0, bit_depth.reshape(1))
+        elif bit_depth != 8:
+            rows = rows.float() * self.scale_to_8_bit[bit_depth]
+        return self.core(rows.to(self.dtype), qindex)
+
+
+def compile_model(model: PartitionModel, options: CompileOptions) -> tuple[nn.Module, tuple[str, ...]]:
     """Compile a model for export.
 
     Args:
         model: in eval mode.
-        fold: fold BatchNorm first; without, no other step is possible either.
-        lower: "auto", "conv" or "gemm".
+        options: which steps.
 
     Returns:
-        The compiled model, and the names of the steps that made it.
+        The compiled model, and the names of the steps that made it, in order.
+
+    Raises:
+        ValueError: if the model is in train mode.
     """
-    if not fold:
+    if not options.fold:
         return model, ()
-    return fold_model(model), ("fold",)
+    example = (torch.zeros(EXAMPLE_BATCH, 1, BLOCK_SIZE, BLOCK_SIZE), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
+    pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
+    half = options.precision == "fp16"
+    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), half))
+    steps = ("fold", "tabulate", "merge-heads", "prune", f"lower-{options.lower}")
+    compiled = CompiledModel(lowered, torch.float16 if half else torch.float32)
+    return compiled.eval(), (*steps, "fp16") if half else steps

@@ -28,7 +28,7 @@ from bundle import (
 )
 from errors import MissingComponentError
 from export.certificate import BATCH, ReferenceSet, certify, reference_set
-from export.compile import compile_model
+from export.compile import CompileOptions, compile_model
 from export.onnx_writer import build_onnx, save_onnx
 from infer.parity import compare, require
 from infer.session import SessionOptions, open_session
@@ -87,9 +87,9 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
     Raises:
         ToolkitError: whatever is wrong with the run, parity or the output folder. No manifest is left then.
     """
-    unknown = set(task.precisions) - {"fp32"}
+    unknown = set(task.precisions) - {"fp32", "fp16"}
     if unknown:
-        raise MissingComponentError(f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32 can")
+        raise MissingComponentError(f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32 and fp16 can")
     run = open_run(task.run)
     announce(f"run {task.run}: trunk {run.model.config.trunk}, weights {run.sha256[:12]}")
     root = task.output_dir
@@ -98,10 +98,11 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
         # A bundle that is being rewritten is no bundle until its new manifest is there.
         (root / MANIFEST_FILE).unlink(missing_ok=True)
     reference = reference_set(run.model)
-    compiled, steps = compile_model(run.model, task.fold, task.lower)
-    _check_compiled(compiled, reference, announce)
     files = _write_plain_files(root, run)
     for precision in task.precisions:
+        compiled, steps = compile_model(run.model, CompileOptions(task.fold, task.lower, precision))
+        if precision == "fp32":
+            _check_compiled(compiled, reference, announce)
         files |= _write_onnx(root, run, compiled, steps, precision)
     manifest = Manifest(
         schema=SCHEMA_VERSION,

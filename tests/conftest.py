@@ -83,26 +83,54 @@ def tiny_dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_dir(tmp_path_factory, trained_like):
-    """A finished run's folder: a compact model that behaves as if trained. Not to be changed."""
-    from train.checkpoint import save_run
+def run_dir(tmp_path_factory, real_blocks):
+    """A finished run's folder: a compact model that says all sorts of things. Not to be changed."""
+    import torch
 
+    from train.checkpoint import save_run
+    from train.model import ModelConfig, PartitionModel
+
+    torch.manual_seed(0)
     root = tmp_path_factory.mktemp("run")
-    save_run(root, trained_like(), {"evaluation": {"all": {"macro_f1": 0.25}}})
+    blocks, qindex = (torch.from_numpy(a[:512]) for a in real_blocks[:2])
+    model = helpers.make_calibrated(PartitionModel(ModelConfig()), blocks, qindex)
+    save_run(root, model, {"evaluation": {"all": {"macro_f1": 0.25}}})
     return root
 
 
 @pytest.fixture(scope="session")
-def bundle_dir(tmp_path_factory, run_dir):
-    """That run exported, folded, with a reference of 512 pairs only. Not to be changed: see helpers.copy_of."""
+def exported(tmp_path_factory, run_dir):
+    """That run exported by the command line, folded, with a reference of 512 pairs: the bundle, and how it ended."""
+    from click.testing import CliRunner
+
+    from cli import main
+
+    root = tmp_path_factory.mktemp("exported") / "bundle"
+    words = ["export", "--run", str(run_dir), "--output-dir", str(root), "--fold-bn", "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        _shrink_reference(patch)
+        result = CliRunner().invoke(main, words, prog_name="cli.py")
+    assert result.exit_code == 0, result.output
+    return root, helpers.Ended(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(exported):
+    """The exported bundle. Not to be changed: see helpers.copy_of."""
+    return exported[0]
+
+
+def _shrink_reference(patch) -> None:
     import export.run
 
     whole = export.run.reference_set
-    root = tmp_path_factory.mktemp("bundle")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 512, seed))
-        export.run.export_run(export.run.ExportTask(run_dir, root), lambda _: None)
-    return root
+    patch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 512, seed))
+
+
+@pytest.fixture
+def small_reference(monkeypatch):
+    """Exports prove parity on 512 pairs, not on all 92 k of the sample: seconds, not minutes."""
+    _shrink_reference(monkeypatch)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -222,6 +223,37 @@ def randomise_batch_norm(model, seed: int) -> None:
                 module.bias.copy_(uniform(module.bias, -0.5, 0.5))
 
 
+def scale_heads(model, blocks, qindex, std: float) -> None:
+    """Scale and shift a model's heads until each logit has mean 0 and that standard deviation on `blocks`."""
+    import torch
+
+    from partition import head_slices
+
+    with torch.no_grad():
+        logits = model(blocks, qindex)
+        for name, part in head_slices().items():
+            last = model.heads[name][-1]
+            scale = std / logits[:, part].std(0)
+            last.weight.mul_(scale[:, None])
+            last.bias.copy_((last.bias - logits[:, part].mean(0)) * scale)
+
+
+def make_calibrated(model, blocks, qindex, std: float = 1.5):
+    """Give a fresh model the BatchNorm statistics that `blocks` have, and heads scaled to them, in eval mode: float32
+    rounds little then, unlike in `make_trained_like`."""
+    import torch
+
+    for module in model.modules():
+        if hasattr(module, "running_mean"):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()
+        model(blocks, qindex)
+    model.eval()
+    scale_heads(model, blocks, qindex, std)
+    return model
+
+
 def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
     """Give a fresh model weights in which every part matters, in eval mode: BatchNorms and films drawn at random,
     adapters at full strength, and heads scaled until each logit has that standard deviation on `blocks`.
@@ -230,8 +262,6 @@ def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
         blocks, qindex: integer tensors [N, 16, 16] and [N], real ones.
     """
     import torch
-
-    from partition import head_slices
 
     generator = torch.Generator().manual_seed(seed + 1)
     randomise_batch_norm(model, seed)
@@ -244,12 +274,7 @@ def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
                 parameter.mul_(100.0)  # they start at 0.01 of Kaiming: next to nothing
             elif name.endswith("alpha"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        logits = model(blocks, qindex)
-        for name, part in head_slices().items():
-            last = model.heads[name][-1]
-            scale = std / logits[:, part].std(0)
-            last.weight.mul_(scale[:, None])
-            last.bias.copy_((last.bias - logits[:, part].mean(0)) * scale)
+    scale_heads(model, blocks, qindex, std)
     return model
 
 
@@ -291,7 +316,7 @@ class Ended:
     @property
     def complaints(self) -> list[str]:
         """Lines of stderr that are not progress."""
-        return [line for line in self.err.splitlines() if " %, " not in line]
+        return [line for line in self.err.splitlines() if not re.match(r"[\d,]+ (%|done)", line)]
 
 
 def command(*words, without: tuple[str, ...] = ()) -> list[str]:

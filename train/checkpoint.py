@@ -128,8 +128,8 @@ def _read_info(root: Path) -> dict[str, Any]:
     except FileNotFoundError:
         hint = "finish it with cli.py train --resume" if (root / RESUME_FILE).exists() else "cli.py train makes one"
         raise ArtefactError(f"{root} holds no finished run", hint) from None
-    except (ValueError, OSError) as error:
-        raise ArtefactError(f"{path} is corrupt: {error}") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise ArtefactError(f"{path} is corrupt: {error}", "train again, or restore the file") from None
     if not isinstance(info, dict) or not isinstance(info.get("schema"), int):
         raise ArtefactError(f"{path} is no run description")
     if info["schema"] > RUN_SCHEMA:

@@ -13,7 +13,7 @@ from train.losses import LOSSES
 from train.model import ModelConfig
 
 Progress = Callable[[int, int, str], None]
-"""Called with (done, total, text) as long work goes on."""
+"""Called with (done, total, text) as long work goes on; total is 0 where it is not known."""
 
 Announce = Callable[[str], None]
 """Called with one line of what was read, used or written."""
