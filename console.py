@@ -47,11 +47,11 @@ class ErrorBoundary(click.Group):
 
 def _verdict(error: BaseException) -> tuple[str, str, int]:
     """Message, hint and exit code of an error."""
-    if isinstance(error, ToolkitError):
-        return error.message, error.hint, error.exit_code
-    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+    if _is_interrupt(error):
         hint = "train goes on with --resume, dataset build by itself; everything else starts over"
         return "interrupted", hint, EXIT_INTERRUPTED
+    if isinstance(error, ToolkitError):
+        return error.message, error.hint, error.exit_code
     if isinstance(error, click.ClickException):
         command = getattr(error, "ctx", None)
         path = command.command_path if command else "cli.py"
@@ -63,6 +63,13 @@ def _verdict(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, BrokenPipeError):
         return "what reads this output has gone", "", OutputError.exit_code
     return f"unexpected {type(error).__name__}: {error}", "run again with --debug and report it", EXIT_INTERNAL
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether the error is an interrupt, or came up while one unwound, as from a zip file that was half written."""
+    while error is not None and not isinstance(error, (click.Abort, KeyboardInterrupt)):
+        error = error.__context__
+    return error is not None
 
 
 def _complain(message: str, hint: str) -> None:

@@ -75,7 +75,15 @@ class Store:
             leftovers = [path for folder in folders for path in folder.glob(".*.*")]
             for leftover in (*leftovers, *self.root.glob(".index.csv.*")):
                 leftover.unlink()
-            yield self
+            try:
+                yield self
+            finally:
+                self._drop_empty_parts()
+
+    def _drop_empty_parts(self) -> None:
+        parts = self.root / _PARTS
+        if parts.is_dir() and all(path.name == "lock" for path in parts.iterdir()):
+            shutil.rmtree(parts)
 
     def check_index(self, ours: Callable[[str], bool]) -> None:
         """Refuse a folder whose finished index holds other pictures than this build.

@@ -37,8 +37,9 @@ class _VideoSource(FrameSource):
 
     path: Path
     format: FrameFormat
-    frame_count: int | None
     pixel_format: str
+    # Containers may say how many there are, and may be wrong.
+    frame_count: int | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         av, count = import_av(), 0
@@ -85,7 +86,7 @@ def open_video(path: Path) -> FrameSource:
             if not container.streams.video:
                 raise InputError(f"{path} holds no video stream")
             stream = container.streams.video[0]
-            context, count = stream.codec_context, stream.frames or None
+            context = stream.codec_context
             pixel_format, width, height = context.pix_fmt, context.width, context.height
             depth = max((c.bits for c in context.format.components), default=8) if context.format else 8
     except (av.error.FFmpegError, OSError) as error:
@@ -96,4 +97,4 @@ def open_video(path: Path) -> FrameSource:
     else:
         chroma, bit_depth = "420", 8 if depth == 8 else 10
         pixel_format = "yuv420p" if bit_depth == 8 else "yuv420p10le"
-    return _VideoSource(path, format_of(path, width, height, bit_depth, chroma), count, pixel_format)
+    return _VideoSource(path, format_of(path, width, height, bit_depth, chroma), pixel_format)

@@ -118,6 +118,8 @@ class BlockReader:
             info = (c.c_uint * 8)()
             interface = self._library.aom_codec_av1_dx()
             self._library.aom_codec_peek_stream_info(interface, buffer, length, info)
+            if info[0] * info[1] > _MOST_SAMPLES:
+                raise InputError(f"the stream says that its frames are {info[0]}x{info[1]}", "is it damaged?")
             self._library.ifd_init(c.byref(self._data), c.c_int(info[0]), c.c_int(info[1]))
 
     def _inspect(self, decoder: int, _context: int) -> None:
@@ -154,6 +156,9 @@ class BlockReader:
             image = found.contents
         return image
 
+
+# libaom ends the process if it cannot get memory for the grid, 3.25 bytes a sample.
+_MOST_SAMPLES = 1 << 28
 
 # Until a frame is shown, it has none.
 _NO_LUMA = np.empty((0, 0), np.uint8)
