@@ -290,7 +290,11 @@ def dataset_build(
     scheduler: str | None,
     split_file: Path | None,
     licence: str,
-    **reading: Any,
+    size: str | None,
+    chroma: str,
+    bit_depth: str | None,
+    packed_420: bool,
+    every: int,
 ) -> None:
     """Encode every frame of VIDEO... with libaom and keep its block sizes; goes on where an earlier run stopped.
 
@@ -299,12 +303,13 @@ def dataset_build(
     """
     from data.build import BuildConfig, build_dataset
     from data.label import LabelConfig, label_streams
-    from data.scan import read_options
+    from data.scan import ReadOptions
     from encoder.libaom import EncodeOptions, ensure_libaom
 
     if bool(videos) == bool(bitstreams) or len(bitstreams) != len(sources):
         raise UsageError("give VIDEO..., or one --source for each --bitstream", "cli.py dataset build --help")
-    read = read_options(**reading)
+    depth = int(bit_depth) if bit_depth else None
+    read = ReadOptions(_raw_format(size, depth or 8, chroma), packed_420, depth, every)
     if bitstreams:
         pairs = tuple(zip(bitstreams, sources, strict=True))
         labelling = LabelConfig(pairs, output_dir, read, inter, split_file, licence)

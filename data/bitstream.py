@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.frames import Frame, FrameSource
-from data.video import import_av
+from data.video import first_video_stream
 from encoder.inspection import CodedFrame
 from encoder.libaom import Libaom
 from encoder.obu import split_temporal_units
@@ -63,19 +63,13 @@ def _read_ivf(path: Path) -> Iterator[bytes]:
 
 
 def _read_container(path: Path) -> Iterator[bytes]:
-    av = import_av()
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"{path} holds no video stream")
-            stream = container.streams.video[0]
-            if stream.codec_context.codec.canonical_name != "av1":
-                raise InputError(f"{path} holds {stream.codec_context.codec.canonical_name}, not AV1")
-            for packet in container.demux(stream):
-                if packet.size:
-                    yield bytes(packet)
-    except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"{path} is no file that PyAV can read: {error.strerror or error}") from None
+    with first_video_stream(path) as (container, stream):
+        codec = stream.codec_context.codec.canonical_name
+        if codec != "av1":
+            raise InputError(f"{path} holds {codec}, not AV1")
+        for packet in container.demux(stream):
+            if packet.size:
+                yield bytes(packet)
 
 
 def paired_frames(bitstream: Path, source: FrameSource) -> Iterator[tuple[int, Frame, CodedFrame]]:

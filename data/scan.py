@@ -6,13 +6,12 @@ What cannot be read is found here, what is there twice, and which pictures canno
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.frames import Frame, FrameFormat, FrameSource, open_frames
-from errors import InputError, ToolkitError, UsageError
+from errors import InputError, ToolkitError
 
 
 @dataclass(frozen=True)
@@ -76,30 +75,6 @@ class ReadOptions:
         for index, frame in enumerate(source):
             if index % self.every == 0:
                 yield index, frame
-
-
-def read_options(size: str | None, chroma: str, bit_depth: str | None, packed_420: bool, every: int) -> ReadOptions:
-    """ReadOptions from the words of a command line.
-
-    Args:
-        size: "WIDTHxHEIGHT" of raw YUV, in luma samples.
-        chroma: of raw YUV.
-        bit_depth: of raw YUV and 16-bit pictures.
-        packed_420: see ReadOptions.
-        every: see ReadOptions.
-
-    Raises:
-        UsageError: if the size is not of that form.
-        InputError: if it is out of range.
-    """
-    depth = int(bit_depth) if bit_depth else None
-    raw = None
-    if size is not None:
-        match = re.fullmatch(r"(\d+)x(\d+)", size)
-        if not match:
-            raise UsageError(f"--size {size}: expected WIDTHxHEIGHT, such as 1280x720")
-        raw = FrameFormat(int(match[1]), int(match[2]), depth or 8, chroma)
-    return ReadOptions(raw, packed_420, depth, every)
 
 
 def hash_frame(frame: Frame) -> str:

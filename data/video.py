@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,24 @@ def import_av() -> Any:
     except ImportError:
         raise MissingComponentError("this file needs PyAV, which is not installed", "pip install av") from None
     return av
+
+
+@contextmanager
+def first_video_stream(path: Path) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container of a file, opened, and its first video stream.
+
+    Raises:
+        MissingComponentError: without PyAV.
+        InputError: if PyAV cannot read the file, or it holds no video.
+    """
+    av = import_av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{path} holds no video stream")
+            yield container, container.streams.video[0]
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{path} is no file that PyAV can read: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True)
@@ -80,17 +99,10 @@ def open_video(path: Path) -> FrameSource:
         MissingComponentError: without PyAV.
         InputError: if the file holds no video, or one of a size that is not read.
     """
-    av = import_av()
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"{path} holds no video stream")
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            pixel_format, width, height = context.pix_fmt, context.width, context.height
-            depth = max((c.bits for c in context.format.components), default=8) if context.format else 8
-    except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"{path} is no file that PyAV can read: {error.strerror or error}") from None
+    with first_video_stream(path) as (_, stream):
+        context = stream.codec_context
+        pixel_format, width, height = context.pix_fmt, context.width, context.height
+        depth = max((c.bits for c in context.format.components), default=8) if context.format else 8
     match = _PLANAR.fullmatch(pixel_format or "")
     if match:
         chroma, bit_depth = match[1] or "mono", int(match[3] or 8)

@@ -20,7 +20,7 @@ import data.encode
 from data.build import BuildConfig, build_dataset
 from data.dataset import check_splits, load_split, open_dataset
 from data.frames import Frame, FrameFormat
-from data.scan import ReadOptions, read_options
+from data.scan import ReadOptions
 from data.split import split_by_name
 from data.store import Store
 from encoder.libaom import EncodeOptions, Libaom, cq_of_qindex
@@ -116,10 +116,8 @@ def test_deep_video_and_every_second_frame(tmp_path):
 def test_raw_video(tmp_path):
     path = tmp_path / "a.yuv"
     path.write_bytes(b"".join(p.tobytes() for p in crop(SIZE).planes))
-    build([path], tmp_path / "out", read=read_options("64x48", "420", None, False, 1))
+    build([path], tmp_path / "out", read=ReadOptions(SIZE))
     assert len(open_dataset(tmp_path / "out").pictures) == 1
-    with pytest.raises(UsageError, match="WIDTHxHEIGHT"):
-        read_options("64", "420", None, False, 1)
 
 
 # --- input that is not what it should be ---------------------------------------------------------------------------

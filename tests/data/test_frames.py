@@ -1,6 +1,7 @@
 """data/frames.py and its readers: what is written is what is read, and every damage is told."""
 
 import sys
+import wave
 
 import numpy as np
 import pytest
@@ -219,13 +220,38 @@ def test_other_pixel_formats_become_420(tmp_path):
     assert open_frames(tmp_path / "a.mkv").format == FrameFormat(48, 32, 8, "420")
 
 
-def test_damaged_video_says_how_many_frames_were_whole(tmp_path):
+def test_video_without_a_whole_frame(tmp_path):
     size = FrameFormat(160, 96, 8, "420")
     encode_lossless(tmp_path / "a.mkv", [f.planes for f in pan(size, 4)], "yuv420p", 160, 96)
     data = (tmp_path / "a.mkv").read_bytes()
     (tmp_path / "b.mkv").write_bytes(data[:200])
-    with pytest.raises(InputError, match=r"b\.mkv"):
+    with pytest.raises(InputError, match=r"b\.mkv is no file that PyAV can read"):
         list(open_frames(tmp_path / "b.mkv"))
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(1600))
+    with pytest.raises(InputError, match="holds no video stream"):
+        open_frames(tmp_path / "a.wav")
+
+
+def test_size_that_changes_in_mid_video(tmp_path):
+    """Two MPEG-1 clips of different size one after the other: what concatenated recordings look like."""
+    av = pytest.importorskip("av")
+    parts = []
+    for width in (64, 96):
+        with av.open(str(tmp_path / "part.m1v"), "w", format="mpeg1video") as container:
+            stream = container.add_stream("mpeg1video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, 48, "yuv420p"
+            for _ in range(3):
+                container.mux(stream.encode(av.VideoFrame(width, 48, "yuv420p")))
+            container.mux(stream.encode())
+        parts.append((tmp_path / "part.m1v").read_bytes())
+    (tmp_path / "both.m1v").write_bytes(b"".join(parts))
+    with pytest.raises(InputError, match=r"frame [23] is 96x48, the first was 64x48"):
+        list(open_frames(tmp_path / "both.m1v"))
 
 
 def test_without_pyav(tmp_path, monkeypatch):
