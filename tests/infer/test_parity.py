@@ -98,6 +98,16 @@ def test_a_flips_margin_is_the_references(gap):
     assert report.outside["0.001"] == (0.999 if margin >= 0.001 else 1.0)
 
 
+def test_a_flip_of_a_tie_counts():
+    reference = np.full((4, 14), -50, np.float32)
+    reference[:, [1, 5, 12, 13]] = 50  # HORZ_4 and VERT_4, to the last bit as likely
+    logits = reference.copy()
+    logits[0, 12] = 49.999
+    report = compare(reference, logits)
+    assert report.flips == 1 and report.margins == (0.0,)
+    assert report.outside == {"0": 0.75, "0.001": 1.0, "0.05": 1.0}
+
+
 def test_margins_are_the_widest_thousand():
     reference, logits = flipping(0.5, 3000)
     logits[:, 0] *= -1
