@@ -103,26 +103,6 @@ OPTIONS = {
         "--output": "blocks.npy",
         "--json": False,
     },
-    "dataset build": {
-        "[VIDEO]...": None,
-        "--output-dir": None,
-        "--qindex": "80,128,172,220",
-        "--cpu-used": 1,
-        "--every": 1,
-        "--jobs": None,
-        "--scheduler": None,
-        "--split": None,
-        "--licence": "",
-        "--size": None,
-        "--chroma": "420",
-        "--bit-depth": None,
-        "--packed-420": False,
-        "--bitstream": None,
-        "--source": None,
-        "--inter": False,
-        "--json": False,
-    },
-    "dataset show": {"[DATASET_DIR]": "data/sample", "--picture": None, "--output-dir": None, "--json": False},
 }
 HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "matplotlib", "PIL", "safetensors", "av"}
 

@@ -149,7 +149,7 @@ class FellBack:
     """An onnxruntime that was asked for CUDA and quietly runs on the CPU."""
 
     def __init__(self, path, settings, providers):
-        assert providers == ["CUDAExecutionProvider"]
+        assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"})], "float32 means float32"
 
     def get_providers(self):
         return ["CPUExecutionProvider"]
