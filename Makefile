@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all check clean
+.PHONY: help venv libaom demo test test-all check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -14,6 +14,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster]"
 	@touch $@
+
+libaom: ## build the libaom that labels come from, once for this machine (2 to 4 minutes)
+	encoder/build_libaom.sh
 
 demo: venv ## train on the embedded sample, export, predict, draw (about 7 minutes on 2 cores)
 	$(PY) cli.py train

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from errors import ArtefactError, InputError, MissingComponentError, OutputError
+from errors import FULL_DISK, ArtefactError, InputError, MissingComponentError, OutputError
+from partition import PARTITION_NAMES
 
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
@@ -99,7 +100,7 @@ class Manifest:
         values = json.loads(text)
         if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
             raise ValueError("it is no manifest")
-        if values["schema"] > SCHEMA_VERSION:
+        if values["schema"] != SCHEMA_VERSION:
             raise ValueError(f"its schema is {values['schema']}, this version reads {SCHEMA_VERSION}")
         names = {f.name for f in fields(Manifest)}
         if values.keys() != names:
@@ -108,10 +109,15 @@ class Manifest:
             files = {
                 name: BundleFile(**entry | {"steps": tuple(entry["steps"])}) for name, entry in values["files"].items()
             }
-            classes = tuple(values["classes"])
+            manifest = Manifest(**values | {"files": files, "classes": tuple(values["classes"])})
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"it is malformed: {error}") from None
-        return Manifest(**values | {"files": files, "classes": classes})
+        _check_types(manifest)
+        for entry in files.values():
+            _check_types(entry)
+        if manifest.classes != PARTITION_NAMES:
+            raise ValueError("its classes are not those of this version")
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,16 @@ class Bundle:
         raise MissingComponentError(f"{self.root} holds no {wanted} file", f"it holds {have}; export again with it")
 
 
+_JSON_TYPES = {"str": str, "int": int, "dict": dict, "tuple": tuple}
+
+
+def _check_types(part: Manifest | BundleFile) -> None:
+    for each in fields(part):
+        kind = _JSON_TYPES[str(each.type).partition("[")[0]]
+        if not isinstance(getattr(part, each.name), kind):
+            raise ValueError(f"it is malformed: '{each.name}' is no {kind.__name__}")
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hex.
 
@@ -164,14 +180,14 @@ def open_bundle(root: Path) -> Bundle:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtefactError(f"{root} has no {MANIFEST_FILE}", "an export that did not finish: export again") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise ArtefactError(f"{path} cannot be used: {error}", "export again, or update the toolkit") from None
     for name, entry in manifest.files.items():
         if Path(name).name != name:
             raise ArtefactError(f"{path} names '{name}', a path outside the bundle")
         try:
             digest = sha256_of(root / name)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no file can have such a name
             raise ArtefactError(f"{root / name} is missing", "restore it, or export again") from None
         if digest != entry.sha256:
             raise ArtefactError(f"{root / name} is not the file that was exported: its SHA-256 differs", "export again")
@@ -195,6 +211,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         OutputError: if the folder cannot be made or written, or the disk is full.
     """
     with output_errors(path):
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is no regular file, and is not replaced by one", "name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -239,7 +257,7 @@ def _full_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL_DISK:
             raise OutputError(f"disk full while writing {path}", "free some space and run again") from None
         raise
 

@@ -1,77 +1,21 @@
-"""The command line: parse, build a configuration, make one call. Heavy imports stay inside the commands, and this is
-the one place where errors become exit codes (docs/DESIGN.md, Command line)."""
+"""The command line: parse, build a configuration, make one call. Heavy imports stay inside the commands; errors become
+exit codes in console.py (docs/DESIGN.md, Command line)."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from errors import EXIT_INTERRUPTED, ToolkitError, UsageError
+from console import ErrorBoundary, ProgressLine
+from errors import UsageError
 
-EXIT_INTERNAL = 70
 DEFAULT_BUNDLE = Path("bundles/default")
-
-
-class ErrorBoundary(click.Group):
-    """Turns every error into one line, one hint and an exit code; a traceback only with --debug."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        debug = "--debug" in sys.argv
-        try:
-            super().main(*args, **(kwargs | {"standalone_mode": False}))
-            return sys.exit(0)
-        except (click.Abort, KeyboardInterrupt):
-            _complain("interrupted", "a training run goes on with --resume; everything else starts over")
-            code = EXIT_INTERRUPTED
-        except click.ClickException as error:
-            _complain(error.format_message(), "cli.py COMMAND --help lists the options")
-            code = 2
-        except ToolkitError as error:
-            _complain(error.message, error.hint)
-            code = error.exit_code
-        except Exception as error:
-            _complain(f"unexpected {type(error).__name__}: {error}", "run again with --debug and report it")
-            code = EXIT_INTERNAL
-        if debug:
-            traceback.print_exc()
-        return sys.exit(code)
-
-
-def _complain(message: str, hint: str) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
-    if hint:
-        click.echo("hint: " + " ".join(hint.split()), err=True)
-
-
-class ProgressLine:
-    """Progress of long work on stderr: a bar on a terminal, a plain line every tenth of the way elsewhere."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._tenth = 0
-
-    def __call__(self, done: int, total: int, text: str) -> None:
-        """As train.config.Progress."""
-        elapsed = time.monotonic() - self._start
-        left = elapsed * (total - done) / max(done, 1)
-        if self._terminal:
-            bar = "#" * (30 * done // total)
-            click.echo(
-                f"\r[{bar:<30}] {100 * done // total:3d} %  {left:4.0f} s left  {text}\033[K", nl=False, err=True
-            )
-            if done == total:
-                click.echo("\r\033[K", nl=False, err=True)
-        elif (tenth := 10 * done // total) > self._tenth:
-            self._tenth = tenth
-            click.echo(f"{10 * tenth} %, {left:.0f} s left, {text}", err=True)
 
 
 def _say(text: str) -> None:
@@ -94,8 +38,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 folder = click.Path(path_type=Path)
 
 
-@click.group(cls=ErrorBoundary, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.group(
+    cls=ErrorBoundary,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
 @click.version_option("0.1.0", prog_name="av1-partition-toolkit")
 def main(debug: bool) -> None:
     """Train a predictor of AV1 partitions, export it exactly, predict with it at speed."""
@@ -116,7 +64,7 @@ def main(debug: bool) -> None:
 @click.option("--bn-mode", type=click.Choice(["frozen", "train"]), default="frozen", help="train: the seed's bug.")
 @click.option("--stage1-loss", type=click.Choice(["joint", "binary"]), help="Default: joint; binary for resnet18.")
 @click.option("--loss", type=click.Choice(["cross-entropy", "focal", "cb-focal", "poly", "label-smoothing"]))
-@click.option("--focal-gamma", type=float, default=2.0)
+@click.option("--focal-gamma", type=click.FloatRange(0), default=2.0)
 @click.option("--sampler", type=click.Choice(["natural", "balanced"]), default="natural", help="In stages 2 and 3.")
 @click.option("--augmentation", type=click.Choice(["flips", "none"]), default="flips")
 @click.option("--schedule", type=click.Choice(["cosine", "plateau"]), default="cosine")
@@ -126,7 +74,7 @@ def main(debug: bool) -> None:
 @click.option("--select", type=click.Choice(["loss", "f1"]), default="loss", help="What the kept epoch is best in.")
 @click.option("--patience", type=click.IntRange(1), default=15, help="Epochs without gain before a stage stops.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option("--seed", type=int, default=42)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @json_option
 def train(
@@ -231,7 +179,12 @@ def export(run_dir: Path, output_dir: Path, fold_bn: bool, lower: str, precision
 @click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), default="8", help="Of a .npy or of raw frames.")
 @click.option("--size", help="WIDTHxHEIGHT of raw frames (.yuv, .raw).")
 @click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw frames.")
-@click.option("--runtime", type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]))
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]),
+    default="auto",
+    help="auto takes the fastest that runs here, and says which.",
+)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32")
 @click.option("--output", type=folder, help="Default: <stem>.partitions.npz beside the input.")
 @click.option("--check-parity", is_flag=True, help="First compare the runtime with PyTorch on these blocks.")
@@ -243,7 +196,7 @@ def predict(
     bit_depth: str,
     size: str | None,
     chroma: str,
-    runtime: str | None,
+    runtime: str,
     precision: str,
     output: Path | None,
     check_parity: bool,
@@ -258,7 +211,7 @@ def predict(
     from infer.source import BlockSource
 
     blocks: BlockSource
-    if source.suffix == ".npy" or not source.suffix:
+    if source.suffix.lower() in (".npy", ""):
         from infer.blocks import open_blocks
 
         blocks = open_blocks(source, int(bit_depth))
@@ -267,7 +220,9 @@ def predict(
 
         blocks = FrameBlocks(source, _raw_format(size, int(bit_depth), chroma))
     target = output or source.with_suffix(".partitions.npz")
-    task = PredictTask(bundle_dir, target, qindex, runtime or "auto", precision, check_parity)
+    if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
+        raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
+    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity)
     outcome = predict_source(blocks, task, ProgressLine(), _say)
     _finish(as_json, outcome.to_json())
 
@@ -304,6 +259,98 @@ def dataset_blocks(dataset_dir: Path, split: str, output: Path, as_json: bool) -
     _finish(as_json, {"blocks": str(output), "qindex": str(qindex), "pairs": len(pairs)})
 
 
+@dataset.command("build")
+@click.argument("videos", metavar="[VIDEO]...", nargs=-1, type=folder)
+@click.option("--output-dir", type=folder, required=True, help="Dataset folder to write, or to go on with.")
+@click.option("--qindex", default="80,128,172,220", help="Comma-separated; libaom reaches 64 of the 256 values.")
+@click.option("--cpu-used", type=click.IntRange(0, 9), default=1, help="libaom's preset; never mix two in one dataset.")
+@click.option("--every", type=click.IntRange(1), default=1, help="Take each k-th frame of a clip.")
+@click.option("--jobs", type=click.IntRange(1), help="Encodes at once.  [default: the number of CPUs]")
+@click.option("--scheduler", metavar="ADDRESS", help="Encode on the workers of this Dask scheduler instead.")
+@click.option("--split", "split_file", type=folder, help="CSV of name,split; otherwise by the hash of the name.")
+@click.option("--licence", default="", help="What the index says of every picture.")
+@click.option("--size", metavar="WIDTHxHEIGHT", help="Of raw YUV.")
+@click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw YUV.")
+@click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), help="Of raw YUV (8 if not given), 16-bit pictures.")
+@click.option("--packed-420", is_flag=True, help="Grey pictures hold Y above U and V.")
+@click.option("--bitstream", "bitstreams", type=folder, multiple=True, help="Label this AV1 stream; encodes nothing.")
+@click.option("--source", "sources", type=folder, multiple=True, help="What the stream was encoded from, in order.")
+@click.option("--inter", is_flag=True, help="Take inter frames of a stream too.")
+@json_option
+def dataset_build(
+    videos: tuple[Path, ...],
+    output_dir: Path,
+    qindex: str,
+    cpu_used: int,
+    jobs: int | None,
+    bitstreams: tuple[Path, ...],
+    sources: tuple[Path, ...],
+    inter: bool,
+    as_json: bool,
+    scheduler: str | None,
+    split_file: Path | None,
+    licence: str,
+    size: str | None,
+    chroma: str,
+    bit_depth: str | None,
+    packed_420: bool,
+    every: int,
+) -> None:
+    """Encode every frame of VIDEO... with libaom and keep its block sizes; goes on where an earlier run stopped.
+
+    Takes Y4M, raw YUV, PNG, JPEG, and what PyAV decodes. With --bitstream and --source, streams that exist already
+    are labelled instead.
+    """
+    from data.build import BuildConfig, build_dataset
+    from data.label import LabelConfig, label_streams
+    from data.scan import ReadOptions
+    from encoder.libaom import EncodeOptions, ensure_libaom
+
+    if bool(videos) == bool(bitstreams) or len(bitstreams) != len(sources):
+        raise UsageError("give VIDEO..., or one --source for each --bitstream", "cli.py dataset build --help")
+    depth = int(bit_depth) if bit_depth else None
+    read = ReadOptions(_raw_format(size, depth or 8, chroma), packed_420, depth, every)
+    if bitstreams:
+        pairs = tuple(zip(bitstreams, sources, strict=True))
+        labelling = LabelConfig(pairs, output_dir, read, inter, split_file, licence)
+        ensure_libaom(_say)
+        report = label_streams(labelling, ProgressLine(), _say)
+    else:
+        values = _config(lambda: tuple(int(q) for q in qindex.split(",")))
+        jobs = jobs or len(os.sched_getaffinity(0))
+        options = EncodeOptions(cpu_used)
+        config = BuildConfig(videos, output_dir, values, options, read, jobs, scheduler, split_file, licence)
+        if scheduler is None:
+            ensure_libaom(_say)
+        report = build_dataset(config, ProgressLine(), _say)
+    _say(report.summary())
+    _finish(as_json, report.to_json())
+    report.raise_failures()
+
+
+@dataset.command("show")
+@click.argument("dataset_dir", type=folder, default=Path("data/sample"))
+@click.option("--picture", "names", multiple=True, help="Draw these pictures.  [default: the first of each split]")
+@click.option("--output-dir", type=folder, help="Where the PNGs go.  [default: DATASET_DIR/show]")
+@json_option
+def dataset_show(dataset_dir: Path, names: tuple[str, ...], output_dir: Path | None, as_json: bool) -> None:
+    """Count the classes of a dataset, and draw its pictures with their partition trees."""
+    from data.dataset import open_dataset
+    from data.show import class_rows, class_table, rows_as_json, write_histogram, write_overlays
+
+    opened = open_dataset(dataset_dir)
+    pictures = opened.named(names) if names else opened.first_of_splits()
+    rows = class_rows(opened)
+    _say(f"read {dataset_dir}: {len(opened.pictures)} pictures")
+    _say(class_table(rows))
+    target = output_dir or dataset_dir / "show"
+    files = [target / "classes.png", *(path for p in pictures for path in write_overlays(opened, p, target))]
+    write_histogram(rows, files[0])
+    for path in files:
+        _say(f"wrote {path}")
+    _finish(as_json, {"classes": rows_as_json(rows), "files": [str(path) for path in files]})
+
+
 @main.command()
 @click.argument("bundle_dir", metavar="BUNDLE", type=folder)
 @json_option
@@ -317,15 +364,24 @@ def verify(bundle_dir: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, default=DEFAULT_BUNDLE)
 @click.option("--batch", default="8160", help="Comma-separated batch sizes.")
-@click.option("--output", type=folder, help="JSON file to write the rows to.")
+@click.option("--output", type=folder, help="Default: benchmarks/results/speed_<hardware>_<yyyymm>.json.")
 @json_option
 def bench(bundle_dir: Path, batch: str, output: Path | None, as_json: bool) -> None:
     """Time the runtimes of a bundle beside PyTorch eager of the unfolded model, in one run."""
     from benchmarks.speed import run_benchmark
 
-    batches = _config(lambda: tuple(int(b) for b in batch.split(",")))
-    result = run_benchmark(bundle_dir, batches, output, _say)
+    result = run_benchmark(bundle_dir, _batches(batch), output, _say)
     _finish(as_json, result)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        batches = tuple(int(b) for b in text.split(","))
+    except ValueError:
+        batches = (0,)
+    if min(batches) < 1:
+        raise UsageError(f"--batch {text} is no list of batch sizes", "write whole numbers from 1, such as 1024,8160")
+    return batches
 
 
 if __name__ == "__main__":

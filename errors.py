@@ -5,7 +5,12 @@ Raise the narrowest class; `cli.py` is the only place that catches them (exit co
 
 from __future__ import annotations
 
+import errno
+
 EXIT_INTERRUPTED = 130
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the operating system calls it when a file cannot grow."""
 
 
 class ToolkitError(Exception):

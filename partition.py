@@ -237,7 +237,7 @@ def _node_partitions(bsize: NDArray[np.uint8], size_mi: int, rows: int, cols: in
 
     Args:
         bsize: block-size map [R, C], uint8.
-        size_mi: side of the nodes in mi units, at least 4.
+        size_mi: side of the nodes in mi units, at least 2.
         rows, cols: how many nodes to read down and across, from the top left corner.
     """
     outside = len(_WIDTH_MI) - 1
@@ -307,6 +307,30 @@ def partitions_from_map(bsize: NDArray[np.uint8], width: int, height: int) -> ND
     parent = parents.repeat(2, 0).repeat(2, 1)[:rows, :cols]
     orphan = (nodes != COVERED) & (parent != Partition.SPLIT)
     return np.where(orphan, np.uint8(COVERED), nodes)
+
+
+def tree_partitions(bsize: NDArray[np.uint8]) -> dict[int, NDArray[np.uint8]]:
+    """The whole partition tree of a frame, nodes that straddle its edge included.
+
+    Superblocks of 64x64 look like 128x128 nodes that are SPLIT: a map cannot tell the two apart.
+
+    Args:
+        bsize: block-size map, uint8 [R, C], values 0-21.
+
+    Returns:
+        For each node size from 128 down to 8 luma samples, uint8 [ceil(4R / size), ceil(4C / size)]: partition id
+        0-9, or COVERED where a larger block leaves no node of this size.
+    """
+    tree: dict[int, NDArray[np.uint8]] = {}
+    for size in (128, 64, 32, 16, 8):
+        side = size // MI_SIZE
+        rows, cols = (-(-n // side) for n in bsize.shape)
+        nodes = _node_partitions(bsize, side, rows, cols)
+        if tree:
+            parent = tree[2 * size].repeat(2, 0).repeat(2, 1)[:rows, :cols]
+            nodes = np.where(parent == Partition.SPLIT, nodes, np.uint8(COVERED))
+        tree[size] = nodes
+    return tree
 
 
 def block_origins(bsize: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from infer.session import Prediction, Session, SessionOptions, open_session
 from infer.verify import read_reference
 
 ROUNDS = 7
+RESULTS = Path(__file__).resolve().parent / "results"
 CPU_ROWS = (("torch", "fp32"), ("onnxruntime-cpu", "fp32"), ("onnxruntime-cpu", "int8"))
 
 
@@ -45,9 +47,14 @@ def _sessions(bundle: Bundle, announce: Callable[[str], None]) -> dict[tuple[str
     sessions: dict[tuple[str, str], Session] = {}
     for runtime, precision in CPU_ROWS:
         try:
-            sessions[runtime, precision] = open_session(bundle, runtime, SessionOptions(precision=precision))
+            session = open_session(bundle, runtime, SessionOptions(precision=precision))
         except MissingComponentError as error:
             announce(f"left out {runtime} {precision}: {error.message}")
+            continue
+        announce(f"runs {session.info.describe()}")
+        sessions[runtime, precision] = session
+    if not sessions:
+        raise MissingComponentError("no runtime can run this bundle here", "pip install onnxruntime, torch")
     return sessions
 
 
@@ -59,17 +66,18 @@ def run_benchmark(
     Args:
         bundle_dir: the bundle; its reference blocks, repeated, are what is predicted.
         batches: blocks in one call.
-        output: where to write the result as JSON; None writes nothing.
+        output: where to write the result as JSON; None: into RESULTS, under a name of hardware and month.
         announce: told the table.
 
     Returns:
         docs/DESIGN.md's bench object; each row also has `ratio`, its speed over PyTorch eager of the unfolded model.
 
     Raises:
-        ToolkitError: if the bundle does not open.
+        ToolkitError: if the bundle does not open or run here, or the result cannot be written.
     """
     bundle = open_bundle(bundle_dir)
     blocks, qindex, _ = read_reference(bundle)
+    announce(f"read {bundle_dir}: {len(blocks):,} reference blocks, repeated to fill a batch")
     sessions = _sessions(bundle, announce)
     rows = []
     announce(f"{'runtime':20}{'precision':>10}{'batch':>9}{'blocks/s':>12}{'p50 ms':>10}{'p99 ms':>10}{'x eager':>9}")
@@ -79,18 +87,24 @@ def run_benchmark(
         for (runtime, precision), seconds in times.items():
             rows.append(_row(runtime, precision, batch, seconds, eager))
             announce(_line(rows[-1]))
+    hardware, date = _hardware(), datetime.now(UTC).date().isoformat()
     result = {
-        "hardware": _hardware(),
-        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware,
+        "date": date,
         "versions": bundle.manifest.versions,
         "ceiling": {"matmul_tflops": matmul_ceiling(), "h2d_gbps": None},
         "model": bundle.manifest.model | {"run_sha256": bundle.manifest.run_sha256},
         "rows": rows,
     }
-    if output is not None:
-        write_atomically(output, (json.dumps(result, indent=1) + "\n").encode())
-        announce(f"wrote {output}")
+    path = output or RESULTS / _result_name(hardware, date)
+    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
+    announce(f"wrote {path}")
     return result
+
+
+def _result_name(hardware: str, date: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
+    return f"speed_{slug}_{date[:7].replace('-', '')}.json"
 
 
 def _repeated(

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -87,6 +87,22 @@ class Dataset:
             have = ", ".join(sorted({p.split for p in self.pictures}))
             raise InputError(f"{self.root} has no picture in split '{split}'", f"it has: {have}")
         return chosen
+
+    def named(self, names: Sequence[str]) -> tuple[Picture, ...]:
+        """The pictures of these names.
+
+        Raises:
+            InputError: if the index lacks one.
+        """
+        by_name = {p.name: p for p in self.pictures}
+        if missing := [name for name in names if name not in by_name]:
+            few = ", ".join(list(by_name)[:4])
+            raise InputError(f"{self.root} has no picture '{missing[0]}'", f"it has {few}, ...")
+        return tuple(by_name[name] for name in names)
+
+    def first_of_splits(self) -> tuple[Picture, ...]:
+        """The first picture of each split that there is."""
+        return tuple({p.split: p for p in reversed(self.pictures)}.values())
 
     def luma(self, picture: Picture) -> NDArray[np.integer]:
         """Source luma [H, W], uint8 at 8 bit and uint16 above.

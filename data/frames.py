@@ -162,13 +162,16 @@ def check_samples(frame: Frame, bit_depth: int, where: str) -> Frame:
     return frame
 
 
-def open_frames(path: Path, raw: FrameFormat | None = None, packed_420: bool = False) -> FrameSource:
+def open_frames(
+    path: Path, raw: FrameFormat | None = None, packed_420: bool = False, picture_depth: int | None = None
+) -> FrameSource:
     """Open a file of frames; its suffix says how it is read.
 
     Args:
         path: the file.
-        raw: size, depth and chroma of raw planar YUV (`.yuv`, `.raw`); for a 16-bit grey PNG, its depth.
+        raw: size, depth and chroma of raw planar YUV (`.yuv`, `.raw`).
         packed_420: a grey picture holds 4:2:0 planes, Y on top and below it U on the left, V on the right.
+        picture_depth: what the samples of a 16-bit grey picture hold, 10 or 12.
 
     Raises:
         InputError: if the file is missing, empty, damaged, or of a format that AV1 does not have.
@@ -187,7 +190,7 @@ def open_frames(path: Path, raw: FrameFormat | None = None, packed_420: bool = F
     if suffix in (".png", ".jpg", ".jpeg"):
         from data.pictures import open_picture
 
-        return open_picture(path, raw.bit_depth if raw else None, packed_420)
+        return open_picture(path, picture_depth, packed_420)
     from data.video import open_video
 
     return open_video(path)

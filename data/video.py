@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,33 @@ def import_av() -> Any:
     return av
 
 
+@contextmanager
+def first_video_stream(path: Path) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container of a file, opened, and its first video stream.
+
+    Raises:
+        MissingComponentError: without PyAV.
+        InputError: if PyAV cannot read the file, or it holds no video.
+    """
+    av = import_av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{path} holds no video stream")
+            yield container, container.streams.video[0]
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{path} is no file that PyAV can read: {error.strerror or error}") from None
+
+
 @dataclass(frozen=True)
 class _VideoSource(FrameSource):
     """The first video stream of a file."""
 
     path: Path
     format: FrameFormat
-    frame_count: int | None
     pixel_format: str
+    # Containers may say how many there are, and may be wrong.
+    frame_count: int | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         av, count = import_av(), 0
@@ -53,7 +73,7 @@ class _VideoSource(FrameSource):
                     yield self._convert(decoded)
                     count += 1
         except (av.error.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path} is damaged: {count} whole frames, then {error}") from None
+            raise InputError(f"{self.path} is damaged: {count} whole frames, then {error.strerror or error}") from None
         if not count:
             raise InputError(f"{self.path} holds no frame that can be decoded")
 
@@ -79,21 +99,14 @@ def open_video(path: Path) -> FrameSource:
         MissingComponentError: without PyAV.
         InputError: if the file holds no video, or one of a size that is not read.
     """
-    av = import_av()
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"{path} holds no video stream")
-            stream = container.streams.video[0]
-            context, count = stream.codec_context, stream.frames or None
-            pixel_format, width, height = context.pix_fmt, context.width, context.height
-            depth = max((c.bits for c in context.format.components), default=8) if context.format else 8
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"{path} is no file that PyAV can read: {error}") from None
+    with first_video_stream(path) as (_, stream):
+        context = stream.codec_context
+        pixel_format, width, height = context.pix_fmt, context.width, context.height
+        depth = max((c.bits for c in context.format.components), default=8) if context.format else 8
     match = _PLANAR.fullmatch(pixel_format or "")
     if match:
         chroma, bit_depth = match[1] or "mono", int(match[3] or 8)
     else:
         chroma, bit_depth = "420", 8 if depth == 8 else 10
         pixel_format = "yuv420p" if bit_depth == 8 else "yuv420p10le"
-    return _VideoSource(path, format_of(path, width, height, bit_depth, chroma), count, pixel_format)
+    return _VideoSource(path, format_of(path, width, height, bit_depth, chroma), pixel_format)

@@ -11,7 +11,7 @@
 #
 # The source is Debian's package, its mirror taken from this machine's own apt settings, or a tarball that the
 # user names; either way its SHA-256 is checked. Nothing is installed: a missing tool ends with exit 4 and the
-# package that holds it. Other exits: 1 cannot write or compile, 2 usage, 3 no source or a wrong one.
+# package that holds it, as does a compiler that fails. Other exits: 1 cannot write, 2 usage, 3 no source or a wrong one.
 set -eu
 
 version=3.12.1
@@ -100,7 +100,7 @@ compile() {
     cmake -S "$work/source" -B "$work/build" $generator $options -DCMAKE_SKIP_RPATH=1 \
         -DCMAKE_EXE_LINKER_FLAGS='-Wl,-rpath,\$ORIGIN/../lib' >"$work/log" 2>&1 &&
         cmake --build "$work/build" --parallel "$jobs" --target aom aom_static aomenc aomdec >>"$work/log" 2>&1 ||
-        { tail -n 25 "$work/log" >&2; fail 1 "libaom $version does not compile" "see the compiler's lines above"; }
+        { tail -n 25 "$work/log" >&2; fail 4 "libaom $version does not compile" "see the compiler's lines above"; }
 }
 
 collect() {

@@ -27,6 +27,7 @@ class CodedFrame:
         intra: key frame or intra-only frame.
         varies_qindex: blocks may deviate from `qindex` (delta q).
         luma: decoded samples [H, W] without film grain, uint8 at 8 bit, uint16 above.
+        bit_depth: 8, 10 or 12.
     """
 
     bsize: NDArray[np.uint8]
@@ -34,6 +35,7 @@ class CodedFrame:
     intra: bool
     varies_qindex: bool
     luma: NDArray[np.generic]
+    bit_depth: int
 
 
 class Check:
@@ -97,9 +99,9 @@ class BlockReader:
             if frame is None and (slot := shown_existing_slot(part)) is not None:
                 frame = self._slots.get(slot)
             self._remember(frame)
-            luma = self._output()
-            if frame is not None and luma is not None:
-                yield replace(frame, luma=luma)
+            image = self._output()
+            if frame is not None and image is not None:
+                yield replace(frame, luma=_copy_luma(image), bit_depth=image.bit_depth)
 
     def close(self) -> None:
         """Free the grid."""
@@ -116,6 +118,8 @@ class BlockReader:
             info = (c.c_uint * 8)()
             interface = self._library.aom_codec_av1_dx()
             self._library.aom_codec_peek_stream_info(interface, buffer, length, info)
+            if info[0] * info[1] > _MOST_SAMPLES:
+                raise InputError(f"the stream says that its frames are {info[0]}x{info[1]}", "is it damaged?")
             self._library.ifd_init(c.byref(self._data), c.c_int(info[0]), c.c_int(info[1]))
 
     def _inspect(self, decoder: int, _context: int) -> None:
@@ -133,6 +137,7 @@ class BlockReader:
             self._data.frame_type in (0, 2),
             bool(self._data.delta_q_present_flag),
             _NO_LUMA,
+            8,
         )
 
     def _remember(self, frame: CodedFrame | None) -> None:
@@ -145,12 +150,15 @@ class BlockReader:
             if updates.value >> slot & 1:
                 self._slots[slot] = frame
 
-    def _output(self) -> NDArray[np.generic] | None:
-        cursor, luma = c.c_void_p(), None
-        while image := self._library.aom_codec_get_frame(c.byref(self._context), c.byref(cursor)):
-            luma = _copy_luma(image.contents)
-        return luma
+    def _output(self) -> s.Image | None:
+        cursor, image = c.c_void_p(), None
+        while found := self._library.aom_codec_get_frame(c.byref(self._context), c.byref(cursor)):
+            image = found.contents
+        return image
 
+
+# libaom ends the process if it cannot get memory for the grid, 3.25 bytes a sample.
+_MOST_SAMPLES = 1 << 28
 
 # Until a frame is shown, it has none.
 _NO_LUMA = np.empty((0, 0), np.uint8)

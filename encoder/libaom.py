@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes as c
 import os
-from collections.abc import Iterable, Iterator
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from data.frames import CHROMA_SHIFTS, Frame, FrameFormat
 from encoder import structures as s
 from encoder.inspection import BlockReader, Check, CodedFrame
-from errors import MissingComponentError, UsageError
+from errors import InputError, MissingComponentError, OutputError, UsageError
 
 VERSION = "3.12.1"
 FASTEST = 9
@@ -77,6 +78,27 @@ def libaom_dir() -> Path:
         return Path(given)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "av1-partition-toolkit" / f"libaom-{VERSION}"
+
+
+def ensure_libaom(announce: Callable[[str], None]) -> None:
+    """Build libaom if this machine has none yet: fetches its source, takes a few minutes.
+
+    Raises:
+        MissingComponentError: if compiler, cmake, perl or assembler are not installed, or it does not compile.
+        InputError: if the source cannot be had.
+        OutputError: if the folder cannot be written.
+    """
+    if (libaom_dir() / "build-info.txt").exists():
+        return
+    script = Path(__file__).with_name("build_libaom.sh")
+    announce(f"building libaom {VERSION}, once for this machine; takes a few minutes")
+    done = subprocess.run([script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith(("build_libaom: ", "hint: "))]
+        message, hint = [line.split(": ", 1)[1] for line in (*lines, "build_libaom: no reason given", "hint: ")][:2]
+        error = {1: OutputError, 2: UsageError, 3: InputError}.get(done.returncode, MissingComponentError)
+        raise error(message, hint)
+    announce(f"built {libaom_dir()}")
 
 
 class Libaom:

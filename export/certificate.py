@@ -93,5 +93,5 @@ def certify(session: Session, reference: ReferenceSet, row: str, announce: Annou
     ]
     report = compare(reference.logits, np.concatenate(logits), reference.qindex)
     require(report, row, session.info.file)
-    announce(f"parity of {session.info.file}: {report.summary()}")
+    announce(f"parity under {session.info.describe()}: {report.summary()}")
     return {"tolerance": row, "computed_by": session.info.describe(), "report": report.to_json()}

@@ -6,15 +6,19 @@ Files are read, not memory-mapped: mapped pages would count as resident, and a d
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from errors import InputError
+
+_QINDEX_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,15 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
         if read is None:
             raise InputError(f"{path} has .npy version {version}", "save it again with numpy.save")
-        shape, fortran, dtype = read(file)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is no .npy file: {error}", "save the blocks with numpy.save") from None
+        with warnings.catch_warnings(action="ignore"):  # the parser's, of odd Python text
+            shape, fortran, dtype = read(file)
+    except InputError:
+        raise
+    except Exception as error:  # the header is Python text: whatever Python's parser raises can come out
+        reason = shorten(str(error), 120)
+        raise InputError(f"{path} is no .npy file: {reason}", "save the blocks with numpy.save") from None
+    if any(isinstance(side, bool) or side < 0 for side in shape):
+        raise InputError(f"{path} is no .npy file: its shape is {shape}", "save the blocks with numpy.save")
     if dtype.hasobject:
         raise InputError(f"{path} holds pickled objects", "these are never unpickled: save a plain integer array")
     if fortran and len(shape) > 1:
@@ -46,6 +56,8 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
 
 def _open(path: Path) -> BinaryIO:
     try:
+        if path.is_fifo() or path.is_char_device() or path.is_socket():
+            raise InputError(f"{path} is no regular file", "blocks are read in several goes: save them to a file first")
         return path.open("rb")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
@@ -86,9 +98,7 @@ class BlockFile:
             file.seek(self.offset)
             for start in range(0, self.count, size):
                 count = min(size, self.count - start)
-                flat = np.fromfile(file, self.dtype, count * 256)
-                if len(flat) != count * 256:
-                    raise InputError(f"{self.path} shrank while it was read")
+                flat = _read(self.path, file, self.dtype, count * 256)
                 if self.dtype.itemsize > 1 and (top := int(flat.max())) >> self.bit_depth:
                     raise InputError(
                         f"{self.path}: sample {top} is above {self.bit_depth} bit", "give the true --bit-depth"
@@ -147,8 +157,21 @@ def _qindex_file(path: Path, count: int) -> NDArray[np.uint8]:
             raise InputError(
                 f"{path} holds {header.dtype.name} {header.shape}", f"expected one integer for each of {count:,} blocks"
             )
-        values = np.fromfile(file, header.dtype, count)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 255:
-        raise InputError(f"{path}: qindex {low if low < 0 else high} is out of range", "AV1's qindex is 0 to 255")
-    return values.astype(np.uint8)
+        qindex = np.empty(count, np.uint8)
+        for start in range(0, count, _QINDEX_CHUNK):
+            values = _read(path, file, header.dtype, min(_QINDEX_CHUNK, count - start))
+            for value in (int(values.min()), int(values.max())):
+                if not 0 <= value <= 255:
+                    raise InputError(f"{path}: qindex {value} is out of range", "AV1's qindex is 0 to 255")
+            qindex[start : start + len(values)] = values
+    return qindex
+
+
+def _read(path: Path, file: BinaryIO, dtype: np.dtype, count: int) -> NDArray[np.integer]:
+    try:
+        values = np.fromfile(file, dtype, count)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if len(values) != count:
+        raise InputError(f"{path} shrank while it was read")
+    return values

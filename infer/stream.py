@@ -78,8 +78,9 @@ class ResultWriter:
         Raises:
             InputError: if no block came, or not as many as were announced.
         """
+        expected = "some" if self._count is None else f"{self._count:,}"
         if not self.written or self.written != (self._count or self.written):
-            raise InputError(f"{self.written:,} blocks came, expected {self._count or 'some'}", "did the input change?")
+            raise InputError(f"{self.written:,} blocks came, expected {expected}", "did the input change?")
         if self._count is None:
             self._copy(self._probability, "probability", "<f4", (self.written, len(Partition)))
         else:
@@ -140,7 +141,7 @@ def predict_stream(
         qindex: one for all, or of every block, uint8 [source.count].
         session: runs them.
         output: the `.npz` to write.
-        progress: told after each batch.
+        progress: told after each batch of blocks done and to come; 0 if their number is not known.
 
     Raises:
         OutputError, InputError: as result_file.
@@ -155,6 +156,6 @@ def predict_stream(
                 batch_qindex = qindex[done : done + len(blocks)]
             writer.add(session.predict(blocks, batch_qindex))
             rate = writer.written / (time.perf_counter() - start)
-            progress(writer.written, source.count or writer.written + len(blocks), f"{rate:,.0f} blocks/s")
+            progress(writer.written, source.count or 0, f"{rate:,.0f} blocks/s")
         counts, written = writer.counts, writer.written
     return Summary(written, time.perf_counter() - start, counts, output)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bundle import Bundle
-from errors import MissingComponentError
+from errors import ArtefactError, MissingComponentError
 from infer.session import Prediction, SessionInfo, SessionOptions
 from train.checkpoint import load_weights
 from train.model import ModelConfig, PartitionModel, chain_rule
@@ -30,7 +30,11 @@ class TorchSession:
         name = bundle.find("weights", "fp32")
         if options.threads:
             torch.set_num_threads(options.threads)
-        model = load_weights(bundle.path(name), ModelConfig(**bundle.manifest.model))
+        try:
+            config = ModelConfig(**bundle.manifest.model)
+        except (TypeError, ValueError) as error:
+            raise ArtefactError(f"{bundle.root} describes no model of this version: {error}", "export again") from None
+        model = load_weights(bundle.path(name), config)
         self._set(model, options.bit_depth, name)
 
     @classmethod

@@ -12,9 +12,10 @@ from tests import helpers
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
+def _one_thread():
+    """Batches here are too small for more, and threads that wait for each other on a busy machine cost tenfold."""
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(min(2, torch.get_num_threads()))
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +80,69 @@ def trained_like(real_blocks):
 def tiny_dataset(tmp_path_factory):
     """Three crops of the sample: 2 train pictures, 1 val; 256 labelled pairs each, all ten partitions in each."""
     return helpers.write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory, real_blocks):
+    """A finished run's folder: a compact model that says all sorts of things. Not to be changed."""
+    import torch
+
+    from train.checkpoint import save_run
+    from train.model import ModelConfig, PartitionModel
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("run")
+    blocks, qindex = (torch.from_numpy(a[:512]) for a in real_blocks[:2])
+    model = helpers.make_calibrated(PartitionModel(ModelConfig()), 0, blocks, qindex)
+    save_run(root, model, {"evaluation": {"all": {"macro_f1": 0.25}}})
+    return root
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, run_dir):
+    """That run exported by the command line, folded, with a reference of 512 pairs: the bundle, and how it ended."""
+    from click.testing import CliRunner
+
+    from cli import main
+
+    root = tmp_path_factory.mktemp("exported") / "bundle"
+    words = ["export", "--run", str(run_dir), "--output-dir", str(root), "--fold-bn", "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        _shrink_reference(patch)
+        result = CliRunner().invoke(main, words, prog_name="cli.py")
+    assert result.exit_code == 0, result.output
+    return root, helpers.Ended(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(exported):
+    """The exported bundle. Not to be changed: see helpers.copy_of."""
+    return exported[0]
+
+
+def _shrink_reference(patch) -> None:
+    import export.run
+
+    whole = export.run.reference_set
+    patch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 512, seed))
+
+
+@pytest.fixture
+def small_reference(monkeypatch):
+    """Exports prove parity on 512 pairs, not on all 92 k of the sample: seconds, not minutes."""
+    _shrink_reference(monkeypatch)
+
+
+@pytest.fixture
+def cli(capfd):
+    """Run a command line in this process: cli("predict", path, "--json") gives a helpers.Ended."""
+
+    def call(*words) -> helpers.Ended:
+        from cli import main
+
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main.main([str(w) for w in words], prog_name="cli.py")
+        return helpers.Ended(ended.value.code, *capfd.readouterr())
+
+    return call

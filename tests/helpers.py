@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -216,6 +223,53 @@ def randomise_batch_norm(model, seed: int) -> None:
                 module.bias.copy_(uniform(module.bias, -0.5, 0.5))
 
 
+def enliven(model, seed: int, strength: float = 100.0) -> None:
+    """Films drawn at random, and adapters stronger by that factor: a fresh model has next to none of either."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "films." in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            elif name.startswith("adapters.") and (".depthwise" in name or ".up" in name or ".conv" in name):
+                parameter.mul_(strength)  # they start at 0.01 of Kaiming
+            elif name.endswith("alpha"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+
+def scale_heads(model, blocks, qindex, std: float) -> None:
+    """Scale and shift a model's heads until each logit has mean 0 and that standard deviation on `blocks`."""
+    import torch
+
+    from partition import head_slices
+
+    with torch.no_grad():
+        logits = model(blocks, qindex)
+        for name, part in head_slices().items():
+            last = model.heads[name][-1]
+            scale = std / logits[:, part].std(0)
+            last.weight.mul_(scale[:, None])
+            last.bias.copy_((last.bias - logits[:, part].mean(0)) * scale)
+
+
+def make_calibrated(model, seed: int, blocks, qindex, std: float = 1.0):
+    """Give a fresh model the BatchNorm statistics of `blocks`, films, adapters, and heads scaled to that standard
+    deviation, in eval mode: float32 rounds little then, unlike in `make_trained_like`."""
+    import torch
+
+    for module in model.modules():
+        if hasattr(module, "running_mean"):
+            module.momentum = 1.0
+    enliven(model, seed, 20.0)
+    with torch.no_grad():
+        model.train()
+        model(blocks, qindex)
+    model.eval()
+    scale_heads(model, blocks, qindex, std)
+    return model
+
+
 def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
     """Give a fresh model weights in which every part matters, in eval mode: BatchNorms and films drawn at random,
     adapters at full strength, and heads scaled until each logit has that standard deviation on `blocks`.
@@ -223,27 +277,10 @@ def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
     Args:
         blocks, qindex: integer tensors [N, 16, 16] and [N], real ones.
     """
-    import torch
-
-    from partition import head_slices
-
-    generator = torch.Generator().manual_seed(seed + 1)
     randomise_batch_norm(model, seed)
     model.eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "films." in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-            elif name.startswith("adapters.") and (".depthwise" in name or ".up" in name or ".conv" in name):
-                parameter.mul_(100.0)  # they start at 0.01 of Kaiming: next to nothing
-            elif name.endswith("alpha"):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        logits = model(blocks, qindex)
-        for name, part in head_slices().items():
-            last = model.heads[name][-1]
-            scale = std / logits[:, part].std(0)
-            last.weight.mul_(scale[:, None])
-            last.bias.copy_((last.bias - logits[:, part].mean(0)) * scale)
+    enliven(model, seed)
+    scale_heads(model, blocks, qindex, std)
     return model
 
 
@@ -258,3 +295,77 @@ def file_size_limit(size: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        """The one JSON object on the last line of stdout, read as strictly as JSON is meant."""
+
+        def refuse(word: str):
+            raise ValueError(f"{word} is no JSON")
+
+        value = json.loads(self.out.splitlines()[-1], parse_constant=refuse)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines of stderr that are not progress."""
+        return [line for line in self.err.splitlines() if not re.match(r"[\d,]+ (%|done)", line)]
+
+
+def command(*words, without: tuple[str, ...] = ()) -> list[str]:
+    """The argument list that runs cli.py in a process of its own, where the modules `without` are not installed."""
+    prepare = (
+        "import sys, runpy; sys.modules.update(dict.fromkeys({without!r})); sys.argv = ['cli.py', *sys.argv[1:]];"
+        " sys.path.insert(0, {repo!r}); runpy.run_path({path!r}, run_name='__main__')"
+    ).format(without=without, repo=str(REPO), path=str(REPO / "cli.py"))
+    return [sys.executable, "-c", prepare, *map(str, words)]
+
+
+def run_program(*words, without: tuple[str, ...] = (), **options) -> Ended:
+    """Run cli.py in a process of its own; `options` are those of subprocess.run."""
+    done = subprocess.run(
+        command(*words, without=without), capture_output=True, text=True, timeout=300, check=False, **options
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def limit_file_size(size: int):
+    """For preexec_fn: no file of the new process can grow past `size` bytes, as on a full disk."""
+
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    """A copy of a run or bundle by hard links; change its files with `rewrite` only."""
+    return Path(shutil.copytree(folder, target, copy_function=os.link))
+
+
+def rewrite(path: Path, content: bytes | str) -> None:
+    """Give a file new content without touching what else is linked to it."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def tree(*roots: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder below the roots, with size and time of change: equal before and after if nothing was left
+    behind."""
+    found = [p for root in roots for p in sorted(root.rglob("*"))]
+    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) if not p.is_dir() else (0, 0) for p in found}

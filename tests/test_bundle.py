@@ -117,7 +117,16 @@ MALFORMED = {
     "entry without steps": (lambda v: v["files"]["model.onnx"].pop("steps"), "malformed"),
     "steps is a number": (lambda v: v["files"]["model.onnx"].update(steps=3), "malformed"),
     "classes is a number": (set_value("classes", 10), "malformed"),
-    "hash is a number": (lambda v: v["files"]["model.onnx"].update(sha256=5), "SHA-256"),
+    "hash is a number": (lambda v: v["files"]["model.onnx"].update(sha256=5), "malformed"),
+    "classes are other ones": (set_value("classes", ["NONE", "SPLIT"]), "classes"),
+    "classes in another order": (set_value("classes", list(reversed(PARTITION_NAMES))), "classes"),
+    "older schema": (set_value("schema", 0), "schema"),
+    "model is a list": (set_value("model", []), "model"),
+    "parity is a list": (lambda v: v["files"]["model.onnx"].update(parity=[]), "parity"),
+    "precision is null": (lambda v: v["files"]["model.onnx"].update(precision=None), "precision"),
+    "nameless file": (rename_file(""), "missing"),
+    "name with a NUL": (rename_file("a\0b"), "missing"),
+    "name that is no text": (rename_file("\ud800"), "missing"),
     "path outside": (rename_file("../model.onnx"), "outside"),
     "absolute path": (rename_file("/etc/hostname"), "outside"),
     "parent folder": (rename_file(".."), "bundle|missing"),
@@ -135,7 +144,20 @@ def test_a_malformed_manifest_is_refused(bundle, case):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"null", b'"text"', b"7", b"{}", b"\xff\xfe\x00", b'{"schema": 1}', b"PK\x03\x04"]
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"7",
+        b"{}",
+        b"\xff\xfe\x00",
+        b'{"schema": 1}',
+        b"PK\x03\x04",
+        b"[" * 100_000,
+    ],
 )
 def test_foreign_json_is_refused(bundle, text):
     (bundle / MANIFEST_FILE).write_bytes(text)

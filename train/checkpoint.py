@@ -98,6 +98,9 @@ def open_run(root: Path) -> Run:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is no run folder", "cli.py train makes one")
+    if (root / RESUME_FILE).exists() and (root / RUN_FILE).exists():
+        hint = "finish it with cli.py train --resume, or delete resume.pt to keep the earlier model"
+        raise ArtefactError(f"{root} holds a finished run and a later one that was interrupted", hint)
     info = _read_info(root)
     return Run(root, load_weights(root / MODEL_FILE, _model_config(root, info)), info)
 
@@ -128,8 +131,8 @@ def _read_info(root: Path) -> dict[str, Any]:
     except FileNotFoundError:
         hint = "finish it with cli.py train --resume" if (root / RESUME_FILE).exists() else "cli.py train makes one"
         raise ArtefactError(f"{root} holds no finished run", hint) from None
-    except (ValueError, OSError) as error:
-        raise ArtefactError(f"{path} is corrupt: {error}") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise ArtefactError(f"{path} is corrupt: {error}", "train again, or restore the file") from None
     if not isinstance(info, dict) or not isinstance(info.get("schema"), int):
         raise ArtefactError(f"{path} is no run description")
     if info["schema"] > RUN_SCHEMA:
@@ -158,8 +161,15 @@ def load_resume(root: Path) -> dict[str, Any]:
     """
     path = root / RESUME_FILE
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{root} holds no interrupted run", "leave --resume out to start one") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise ArtefactError(f"{path} is corrupt: {error}", "delete it and train again") from None
+        raise ArtefactError(f"{path} is corrupt: {_first_line(error)}", "delete it and train again") from None
+    if not isinstance(saved, dict) or "identity" not in saved:
+        raise ArtefactError(f"{path} is no state of a training run", "delete it and train again")
+    return saved
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from train.losses import LOSSES
 from train.model import ModelConfig
 
 Progress = Callable[[int, int, str], None]
-"""Called with (done, total, text) as long work goes on."""
+"""Called with (done, total, text) as long work goes on; total is 0 where it is not known."""
 
 Announce = Callable[[str], None]
 """Called with one line of what was read, used or written."""
@@ -71,6 +72,10 @@ class TrainConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        rates = {"trunk_lr": self.trunk_lr, "lr": self.lr, "weight_decay": self.weight_decay}
+        for name, value in (rates | {"focal_gamma": self.focal_gamma}).items():
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"{name} is a number from 0, not {value}")
         if self.epochs < 1 or self.batch_size < 2:
             raise ValueError("at least one epoch and two pairs to a batch")
         if self.stages not in ((1,), (2,), (3,), (2, 3), (1, 2, 3)):

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from errors import InputError, UsageError
 from partition import HEADS, head_targets
 from train.batches import DeviceBlocks, augment, epoch_indices
 from train.config import Progress, TrainConfig
@@ -85,6 +86,12 @@ class StageLoop:
         self.train_data, self.val_data = train, val
         label = train.label.cpu().numpy()
         self._targets = stage_targets(stage, label)
+        usable = int((self._targets >= 0).sum())
+        if usable < 2 * world.size:
+            raise InputError(
+                f"stage {stage} has {usable} pairs to learn from, BatchNorm needs {2 * world.size}",
+                "the train split needs pictures with partitioned blocks",
+            )
         torch.manual_seed(epoch_seed(config.seed, stage, 0))
         self.net = StageNet(model.to(world.device), stage, config, label).to(world.device)
         self._parallel = world.wrap(self.net)
@@ -114,7 +121,11 @@ class StageLoop:
         return [b for b in batches if len(b) >= 2 * self.world.size] if self.world.size > 1 else batches
 
     def epochs(self, progress: Progress) -> Iterator[StageState]:
-        """Train epoch after epoch, yielding the state after each, until the last or until patience is spent."""
+        """Train epoch after epoch, yielding the state after each, until the last or until patience is spent.
+
+        Raises:
+            UsageError: if a loss is no longer finite.
+        """
         while self.state.epoch < self.config.epochs and not self.state.stopped:
             train_metrics = self._train_epoch(progress)
             entry = self.world.broadcast(self._judge(train_metrics) if self.world.leads else None)
@@ -170,6 +181,12 @@ class StageLoop:
 
     def _record(self, entry: dict[str, Any]) -> None:
         state, key, sign = self.state, *(("val_loss", -1) if self.config.select == "loss" else ("val_macro_f1", 1))
+        if not np.isfinite([entry["train_loss"], entry["val_loss"]]).all():
+            raise UsageError(
+                f"stage {self.stage} diverged in epoch {state.epoch + 1}:"
+                f" train loss {entry['train_loss']}, validation loss {entry['val_loss']}",
+                "lower the learning rate, or take another loss",
+            )
         best = max((sign * e[key] for e in state.history), default=-np.inf)
         state.epoch += 1
         state.history.append({"epoch": state.epoch} | entry)

@@ -9,7 +9,6 @@ import numpy as np
 from data.blocks import cut_blocks, node_grid
 from data.dataset import open_dataset
 from data.overlay import draw_comparison
-from errors import InputError
 from infer.session import SessionOptions
 from train.config import Announce
 from train.curves import save_figure
@@ -24,11 +23,7 @@ def write_overlay(artefact: Path, dataset_dir: Path, picture_name: str, output: 
         ToolkitError: whatever is wrong with artefact, dataset or output.
     """
     dataset = open_dataset(dataset_dir)
-    found = [p for p in dataset.pictures if p.name == picture_name]
-    if not found:
-        names = ", ".join(p.name for p in dataset.pictures[:4])
-        raise InputError(f"{dataset_dir} has no picture '{picture_name}'", f"it has {names}, ...")
-    picture = found[0]
+    (picture,) = dataset.named([picture_name])
     session = open_artefact(artefact, SessionOptions(picture.bit_depth), announce)
     luma = dataset.luma(picture)
     qindex, labels = dataset.labels(picture)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bundle import output_errors, write_atomically
+from bundle import write_atomically
 from data.dataset import check_splits, load_split, open_dataset
 from errors import ArtefactError, InputError, UsageError
 from train.batches import DeviceBlocks
@@ -64,10 +64,10 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
         if train.bit_depth != val.bit_depth:
             raise InputError(f"train is {train.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
         if here.leads:
-            with output_errors(task.output_dir):
-                task.output_dir.mkdir(parents=True, exist_ok=True)
             announce(f"dataset {task.dataset_dir}: {len(train):,} train and {len(val):,} val pairs of block and qindex")
             stages = ", ".join(map(str, config.stages))
+            if start is not None:
+                announce(f"starts from {start.root}: trunk {start.model.config.trunk}, weights {start.sha256[:12]}")
             announce(f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages}")
         run = _Run(task, config, here, dataset_sha256, start, train, val)
         return run.train(progress, announce)
@@ -148,6 +148,8 @@ class _Run:
 
     def train(self, progress: Progress, announce: Announce) -> dict[str, Any]:
         saved = self._saved_state()
+        if not self.task.resume:
+            self._save_state(self.config.stages[0], None)
         for stage in self.config.stages:
             if str(stage) in self.stages:
                 continue

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import SPLITS, check_splits, class_counts, load_split, open_dataset
+from data.dataset import SPLITS, check_splits, class_counts, load_split, open_dataset, write_blocks
 from errors import InputError
 from partition import partitions_from_map
 from tests.helpers import (
@@ -117,6 +117,14 @@ def test_a_split_without_pictures_is_refused(tmp_path):
     with pytest.raises(InputError, match="no picture in split 'val'") as error:
         load_split(open_dataset(tmp_path), "val")
     assert "train" in error.value.hint
+
+
+def test_a_split_is_written_as_predict_reads_it(root, tmp_path):
+    pairs = load_split(open_dataset(root), "train")
+    qindex = write_blocks(pairs, tmp_path / "out" / "blocks.npy")
+    assert qindex == tmp_path / "out" / "blocks.qindex.npy"
+    assert np.array_equal(np.load(tmp_path / "out" / "blocks.npy"), pairs.blocks[pairs.block])
+    assert np.array_equal(np.load(qindex), pairs.qindex)
 
 
 # --- what it refuses ------------------------------------------------------------------------------------------------

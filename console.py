@@ -1,0 +1,121 @@
+"""What the command line shows besides results: one line for an error, and progress of long work.
+
+The error boundary is the one place where errors become exit codes (docs/DESIGN.md, Command line).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from errors import EXIT_INTERRUPTED, FULL_DISK, MissingComponentError, OutputError, ToolkitError, UsageError
+
+EXIT_INTERNAL = 70
+
+
+class ErrorBoundary(click.Group):
+    """Turns every error into one line, one hint and an exit code; a traceback only with --debug."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **__: Any) -> Any:
+        """As click's, except that --debug may stand anywhere and that nothing but SystemExit comes out."""
+        given = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in given
+        try:
+            # click's own main would print a blank line on Ctrl-C, and take a closed pipe for a success.
+            with self.make_context(
+                prog_name or Path(sys.argv[0]).name, [a for a in given if a != "--debug"]
+            ) as context:
+                self.invoke(context)
+        except click.exceptions.Exit as done:
+            sys.exit(done.exit_code)
+        except (Exception, KeyboardInterrupt) as error:
+            if debug:
+                traceback.print_exception(error)
+            message, hint, code = _verdict(error)
+            _complain(message, hint)
+            _give_up_stdout()
+            sys.exit(code)
+        sys.exit(0)
+
+
+def _verdict(error: BaseException) -> tuple[str, str, int]:
+    """Message, hint and exit code of an error."""
+    if _is_interrupt(error):
+        hint = "train goes on with --resume, dataset build by itself; everything else starts over"
+        return "interrupted", hint, EXIT_INTERRUPTED
+    if isinstance(error, ToolkitError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, click.ClickException):
+        command = getattr(error, "ctx", None)
+        path = command.command_path if command else "cli.py"
+        return error.format_message(), f"{path} --help lists what there is", UsageError.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed", f"pip install {error.name}", MissingComponentError.exit_code
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return "disk full", "free some space and run again", OutputError.exit_code
+    if isinstance(error, BrokenPipeError):
+        return "what reads this output has gone", "", OutputError.exit_code
+    return f"unexpected {type(error).__name__}: {error}", "run again with --debug and report it", EXIT_INTERNAL
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether the error is an interrupt, or came up while one unwound, as from a zip file that was half written."""
+    while error is not None and not isinstance(error, (click.Abort, KeyboardInterrupt)):
+        error = error.__context__
+    return error is not None
+
+
+def _complain(message: str, hint: str) -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
+    for label, text in (("error", message), ("hint", hint)):
+        if text:
+            click.echo(f"{label}: " + " ".join(text.split()), err=True)
+
+
+def _give_up_stdout() -> None:
+    """Keep Python from trying once more, at exit and with a traceback, to write what stdout has just refused."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class ProgressLine:
+    """Progress of long work on stderr: a bar on a terminal, a plain line every tenth of the way elsewhere; where
+    nobody knows the total (0), each time the work done has doubled."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._last = time.monotonic()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._start, self._done, self._step = self._last, 0, 0
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        """As train.config.Progress."""
+        if done <= self._done:  # other work has begun, such as the next stage
+            self._begin()
+        self._done, self._last = done, time.monotonic()
+        elapsed = self._last - self._start
+        if total:
+            share, step = done / total, 10 * done // total
+            head = f"{int(100 * share)} %, {elapsed * (1 - share) / max(share, 1e-9):.0f} s left"
+            bar = f"[{'#' * int(30 * share):<30}] "
+        else:
+            step, head, bar = done.bit_length(), f"{done:,} done in {elapsed:.0f} s", ""
+        if self._terminal:
+            click.echo(f"\r{bar}{head}, {text}\033[K", nl=False, err=True)
+            if done == total:
+                click.echo("\r\033[K", nl=False, err=True)
+        elif step > self._step:
+            click.echo(f"{head}, {text}", err=True)
+        self._step = step

@@ -1,0 +1,77 @@
+"""Which split a clip or picture goes to; never two splits for the same picture."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from data.dataset import SPLITS
+from errors import InputError
+
+_VAL_BELOW, _TEST_BELOW = 10, 20
+"""Of 100 hashed names, how many go to val, and to val and test together."""
+
+
+def split_by_name(name: str) -> str:
+    """train (80 %), val (10 %) or test (10 %) from the hash of a name: the same on every machine."""
+    point = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100
+    return "val" if point < _VAL_BELOW else "test" if point < _TEST_BELOW else "train"
+
+
+def read_split_file(path: Path) -> dict[str, str]:
+    """Split by name, from a CSV file with the columns `name` and `split`.
+
+    Raises:
+        InputError: if it cannot be read, lacks a column, names an unknown split, or contradicts itself.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: no split file: {error}") from None
+    splits: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        name, split = row.get("name"), row.get("split")
+        if not name or split not in SPLITS:
+            raise InputError(f"{path}, row {number}: needs a name and a split out of {', '.join(SPLITS)}")
+        if splits.setdefault(name, split) != split:
+            raise InputError(f"{path}, row {number}: '{name}' is in {splits[name]} already")
+    return splits
+
+
+def assign_splits(
+    pictures: Mapping[str, Collection[bytes]], given: Mapping[str, str] | None
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The split of every clip; clips that share a picture go together.
+
+    Args:
+        pictures: for each clip, the hashes of its pictures.
+        given: split by clip from a split file; None: by the hash of the name, of several clips that share a picture
+            the first in the alphabet.
+
+    Returns:
+        The split by clip, and the pairs of clips that share a picture.
+
+    Raises:
+        InputError: if `given` lacks a clip, or puts the same picture into two splits.
+    """
+    if given is not None and (missing := sorted(set(pictures) - set(given))):
+        raise InputError(f"the split file has no row for '{missing[0]}'", f"missing: {', '.join(missing)}")
+    first_with: dict[bytes, str] = {}
+    group = {clip: clip for clip in pictures}
+    pairs = []
+    for clip in sorted(pictures):
+        for other in sorted({first_with.setdefault(picture, clip) for picture in pictures[clip]} - {clip}):
+            pairs.append((other, clip))
+            if given is not None and given[other] != given[clip]:
+                raise InputError(
+                    f"'{other}' ({given[other]}) and '{clip}' ({given[clip]}) hold the same picture",
+                    "a picture belongs to one split only: change the split file",
+                )
+            keep, drop = sorted((group[other], group[clip]))
+            group = {c: keep if g == drop else g for c, g in group.items()}
+    if given is not None:
+        return {clip: given[clip] for clip in pictures}, pairs
+    return {clip: split_by_name(group[clip]) for clip in pictures}, pairs

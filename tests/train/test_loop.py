@@ -1,0 +1,269 @@
+"""train/loop.py: schedules, early stopping, the epoch that is kept; and train/distributed.py's small parts."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import load_split, open_dataset
+from errors import InputError, MissingComponentError, ToolkitError, UsageError
+from train.batches import DeviceBlocks
+from train.config import TrainConfig
+from train.distributed import World, pick_device, world
+from train.loop import StageLoop, epoch_seed, predict_logits
+from train.model import ModelConfig, PartitionModel
+
+CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
+
+
+def silent(done, total, text):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tiny_dataset):
+    dataset = open_dataset(tiny_dataset)
+    return [DeviceBlocks(load_split(dataset, split), CPU) for split in ("train", "val")]
+
+
+def make_loop(data, stage=2, **config):
+    torch.manual_seed(0)
+    config = TrainConfig(batch_size=64, **config)
+    return StageLoop(PartitionModel(config.model), stage, config, *data, ALONE)
+
+
+@pytest.fixture
+def scripted(data, monkeypatch):
+    """A loop whose epochs do nothing but add 1 to a weight, and whose validation reads from a list."""
+
+    def make(values, key="val_loss", **config):
+        loop = make_loop(data, epochs=len(values), **config)
+        script, weight = iter(values), loop.net.model.heads["macro"][-1].bias
+
+        def train_epoch(progress):
+            with torch.no_grad():
+                weight.fill_(loop.state.epoch + 1.0)
+            return {"train_loss": 1.0, "train_loss_variance": 0.0, "train_macro_f1": 0.5}
+
+        def judge(train_metrics):
+            entry = train_metrics | {"val_loss": 1.0, "val_macro_f1": 0.5}
+            return entry | {key: next(script), "lr": loop.optimizer.param_groups[0]["lr"]}
+
+        monkeypatch.setattr(loop, "_train_epoch", train_epoch)
+        monkeypatch.setattr(loop, "_judge", judge)
+        for _ in loop.epochs(silent):
+            pass
+        return loop
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "epochs", "kept"),
+    [
+        ([5, 4, 3, 2, 1], 2, 5, 5),
+        ([5, 4, 4.5, 4.2, 1], 2, 4, 2),
+        ([5, 4, 4.5, 3, 3.5, 3.2, 1], 2, 6, 4),
+        ([5, 5, 5, 5, 5], 3, 4, 1),
+        ([1, 2, 3], 15, 3, 1),
+        ([1, 2, 3], 1, 2, 1),
+    ],
+)
+def test_early_stopping_by_loss(scripted, values, patience, epochs, kept):
+    state = scripted(values, patience=patience).state
+    assert (state.epoch, state.best_epoch, state.stopped) == (epochs, kept, epochs - kept >= patience)
+    assert [e["epoch"] for e in state.history] == list(range(1, epochs + 1))
+
+
+def test_selection_by_f1_keeps_the_highest(scripted):
+    state = scripted([0.1, 0.4, 0.3, 0.4, 0.2], key="val_macro_f1", select="f1", patience=3).state
+    assert (state.epoch, state.best_epoch) == (5, 2)
+
+
+def test_restore_best_brings_back_the_kept_epochs_weights(scripted):
+    loop = scripted([5, 4, 3, 6, 7])
+    bias = loop.net.model.heads["macro"][-1].bias
+    assert (bias == 5).all()
+    loop.restore_best()
+    assert (bias == 3).all()
+
+
+def test_plateau_halves_every_rate_after_more_than_five_epochs_without_gain(scripted):
+    loop = scripted([1.0] * 16, schedule="plateau", lr=1e-3, patience=99)
+    rates = [e["lr"] for e in loop.state.history]
+    assert rates == [1e-3] * 7 + [5e-4] * 6 + [2.5e-4] * 3
+    assert {group["lr"] for group in loop.optimizer.param_groups} == {2.5e-4}
+
+
+def test_plateau_by_f1_takes_a_rise_for_gain(scripted):
+    rising = scripted(np.linspace(0.1, 0.9, 12), key="val_macro_f1", select="f1", schedule="plateau", patience=99)
+    assert {e["lr"] for e in rising.state.history} == {1e-3}
+    falling = scripted(np.linspace(0.9, 0.1, 12), key="val_macro_f1", select="f1", schedule="plateau", patience=99)
+    assert falling.state.history[-1]["lr"] == 5e-4
+
+
+def test_cosine_warms_up_and_ends_at_zero(data):
+    loop = make_loop(data, epochs=3, lr=1e-2)
+    rates, original = [], loop.scheduler.step
+
+    def step():
+        rates.append(loop.optimizer.param_groups[0]["lr"])
+        original()
+
+    loop.scheduler.step = step
+    for _ in loop.epochs(silent):
+        pass
+    usable = int(((data[0].label > 0) & (data[0].label < 255)).sum())
+    assert len(rates) == 3 * -(-usable // 64)
+    assert max(rates) == rates[0] == 1e-2
+    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert 0 <= rates[-1] < 2e-3 and loop.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_training_lowers_the_loss_and_reports_each_epoch(data, stage):
+    loop, reports = make_loop(data, stage, epochs=4, augmentation="none"), []
+    for _ in loop.epochs(lambda *report: reports.append(report)):
+        pass
+    history = loop.state.history
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert set(history[0]["heads"]) == {1: {"stage1"}, 2: {"macro"}, 3: {"rect", "ab", "four"}}[stage]
+    assert {"val_loss", "val_macro_f1", "train_macro_f1", "lr"} <= history[0].keys()
+    done, total, text = reports[-1]
+    assert done == total and f"stage {stage}, epoch 4" in text
+    assert [r[0] for r in reports] == sorted(r[0] for r in reports)
+
+
+def test_validation_metrics_are_those_of_the_epochs_weights(data):
+    from train.metrics import head_metrics
+
+    loop = make_loop(data, 2, epochs=1)
+    for state in loop.epochs(silent):
+        logits = predict_logits(loop.net.model, data[1])
+        expected = head_metrics(logits, data[1].label.numpy())["macro"]
+        assert state.history[0]["heads"]["macro"] == expected
+        assert state.history[0]["val_loss"] == expected["log_loss"]
+
+
+def test_predict_logits_is_in_order_and_leaves_eval_mode(data, trained_like):
+    model = trained_like().train()
+    logits = predict_logits(model, data[1])
+    assert not model.training and logits.shape == (len(data[1]), 14) and logits.dtype == np.float32
+    with torch.no_grad():
+        for i in (0, 100, 255):
+            one = data[1].batch(torch.tensor([i]))
+            assert np.allclose(model(one.blocks, one.qindex)[0], logits[i], atol=1e-4)
+
+
+def test_epochs_and_stages_have_seeds_of_their_own():
+    seeds = {epoch_seed(s, stage, epoch) for s in range(5) for stage in (1, 2, 3) for epoch in range(50)}
+    assert len(seeds) == 5 * 3 * 50
+    assert epoch_seed(42, 2, 3) == epoch_seed(42, 2, 3)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("partitioned", [0, 1])
+def test_a_stage_without_pairs_to_learn_from_is_bad_input(data, stage, partitioned):
+    """Flat content: everything NONE. A BatchNorm needs two pairs at least."""
+    train = DeviceBlocks(load_split_with(data[0], partitioned), CPU)
+    with pytest.raises(InputError, match=f"stage {stage}"):
+        list(StageLoop(PartitionModel(ModelConfig()), stage, TrainConfig(), train, data[1], ALONE).epochs(silent))
+
+
+def load_split_with(device_blocks, partitioned):
+    """The same pairs, all NONE but the first few."""
+    from data.dataset import BlockSet
+
+    label = np.zeros(len(device_blocks), np.uint8)
+    label[:partitioned] = 1
+    return BlockSet(
+        device_blocks.blocks.numpy(),
+        device_blocks.block.numpy(),
+        device_blocks.qindex.numpy().astype(np.uint8),
+        label,
+        np.zeros(len(label), np.int64),
+        ("a",),
+        8,
+    )
+
+
+def test_a_training_that_diverges_says_so(data):
+    loop = make_loop(data, 1, epochs=2)
+    with torch.no_grad():
+        loop.net.model.heads["stage1"][-1].bias.fill_(float("nan"))
+    with pytest.raises(ToolkitError, match=r"stage 1.*nan"):
+        list(loop.epochs(silent))
+
+
+# --- configuration and devices ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"bn_mode": "half"},
+        {"stage1_loss": "triple"},
+        {"loss": "hinge"},
+        {"sampler": "lucky"},
+        {"augmentation": "mixup"},
+        {"schedule": "step"},
+        {"select": "accuracy"},
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"stages": ()},
+        {"stages": (1, 3)},
+        {"stages": (2, 1)},
+        {"stages": (4,)},
+    ],
+)
+def test_impossible_settings_are_refused(config):
+    with pytest.raises(ValueError, match=r"epoch|stages|is one of"):
+        TrainConfig(**config)
+
+
+def test_settings_round_trip_through_json():
+    config = TrainConfig(ModelConfig(trunk="resnet18", adapter_reduction=8), stages=(2, 3), loss="poly", seed=7)
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    with pytest.raises(TypeError):
+        TrainConfig.from_json(config.to_json() | {"colour": "blue"})
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [16, 17, 23])
+def test_processes_share_a_batch_without_overlap(size, count):
+    indices = torch.randperm(count)
+    shares = [World(rank, size, CPU).share(indices) for rank in range(size)]
+    assert sorted(torch.cat(shares).tolist()) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1 and min(map(len, shares)) >= 2
+
+
+def test_devices():
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["banana", "mps", "meta", ""])
+def test_unknown_devices_are_a_usage_error(name):
+    with pytest.raises(UsageError) as error:
+        pick_device(name)
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:99"])
+def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingComponentError) as error:
+        pick_device(name)
+    assert error.value.exit_code == 4 and "--device cpu" in error.value.hint
+
+
+def test_one_process_alone_is_rank_0_of_1(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with world("cpu") as here:
+        assert (here.rank, here.size, here.leads) == (0, 1, True)
+        assert here.broadcast("x") == "x"
+        net = torch.nn.Linear(1, 1)
+        assert here.wrap(net) is net
