@@ -270,6 +270,38 @@ def make_calibrated(model, seed: int, blocks, qindex, std: float = 1.0):
     return model
 
 
+def make_randomised(model, seed: int, blocks, qindex, std: float = 1.05):
+    """Give a fresh model BatchNorms far from the identity, with statistics drawn around those of `blocks`, and heads
+    scaled to that standard deviation. In eval mode.
+
+    Statistics drawn from nowhere leave features that hardly move with the block; heads scaled up to make up for that
+    amplify float32's own rounding beyond 1e-4, folded or not, and nothing could be told from the difference.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(like, low, high):
+        return torch.rand(like.shape, generator=generator) * (high - low) + low
+
+    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
+    with torch.no_grad():
+        for bn in norms:
+            bn.momentum = 1.0
+            sign = torch.where(uniform(bn.weight, 0, 1) < 0.25, -1.0, 1.0)
+            bn.weight.copy_(sign * uniform(bn.weight, 0.5, 1.5))
+            bn.bias.copy_(uniform(bn.bias, -0.5, 0.5))
+        enliven(model, seed, 20.0)
+        model.train()
+        model(blocks, qindex)
+        model.eval()
+        for bn in norms:
+            bn.running_mean.add_(uniform(bn.running_mean, -0.5, 0.5) * bn.running_var.sqrt())
+            bn.running_var.mul_(uniform(bn.running_var, 0.5, 2.0))
+    scale_heads(model, blocks, qindex, std)
+    return model
+
+
 def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
     """Give a fresh model weights in which every part matters, in eval mode: BatchNorms and films drawn at random,
     adapters at full strength, and heads scaled until each logit has that standard deviation on `blocks`.

@@ -1,0 +1,107 @@
+"""The ONNX files: what nodes they hold, any batch size, what they say of themselves, and what they compute."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from export.compile import CompileOptions, compile_model
+from export.onnx_writer import build_onnx, save_onnx
+from infer.parity import compare, judge
+from infer.torch_session import reference_prediction
+
+REFUSED_BY_TENSORRT = {"SplitToSequence", "SequenceAt", "SequenceConstruct", "ConcatFromSequence", "BitShift", "Mod"}
+
+
+@pytest.fixture(scope="module")
+def written(trained_like):
+    """Factory of ONNX graphs, each made once."""
+    made = {}
+
+    def write(trunk: str, fold: bool, form: str = "uint8"):
+        if (trunk, fold, form) not in made:
+            model, _ = compile_model(trained_like(trunk=trunk), CompileOptions(fold=fold))
+            made[trunk, fold, form] = build_onnx(model, form, {"semantics": "{}", "classes": "NONE"})
+        return made[trunk, fold, form]
+
+    return write
+
+
+def run(proto, **feeds):
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["logits", "probability", "partition"], feeds)
+
+
+@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+def test_a_folded_file_holds_no_batch_norm(written, trunk):
+    assert not [n.name for n in written(trunk, True).graph.node if n.op_type == "BatchNormalization"]
+
+
+def test_an_unfolded_file_holds_its_batch_norms(written, trained_like):
+    """resnet18's trunk has 20; the graph runs its last stage twice, without and with adapters, and these have 2."""
+    count = Counter(n.op_type for n in written("resnet18", False).graph.node)["BatchNormalization"]
+    trunk = trained_like(trunk="resnet18").trunk
+    names = [name for name, _ in trunk.named_modules() if name.endswith("bn")]
+    tail = [name for name in names if name.startswith("layer4")]
+    assert len(names) == 20
+    assert count == len(names) + len(tail) + 2
+
+
+@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_no_operator_that_tensorrt_refuses(written, trunk, fold):
+    assert not {n.op_type for n in written(trunk, fold).graph.node} & REFUSED_BY_TENSORRT
+
+
+@pytest.mark.parametrize(("trunk", "fold"), [("compact", True), ("compact", False), ("resnet18", True)])
+def test_any_batch_size_gives_the_reference(written, trained_like, real_blocks, trunk, fold):
+    blocks, qindex, _ = real_blocks
+    expected = reference_prediction(trained_like(trunk=trunk), blocks[:300], qindex[:300], 8)
+    for count in (1, 2, 5, 300):
+        got = run(written(trunk, fold), blocks=blocks[:count], qindex=qindex[:count])
+        report = compare(expected.logits[:count], got[0], qindex[:count])
+        assert judge(report, "fp32") == [], report.summary()
+        np.testing.assert_allclose(got[1], expected.probability[:count], atol=1e-3)
+        assert np.array_equal(got[2], got[1].argmax(1))
+
+
+@pytest.mark.parametrize("depth", [8, 10, 12])
+def test_the_int32_form_takes_every_bit_depth(written, trained_like, real_blocks, depth):
+    blocks = real_blocks[0][:64].astype(np.uint16) << (depth - 8)
+    qindex = real_blocks[1][:64]
+    expected = reference_prediction(trained_like(trunk="compact"), blocks, qindex, depth).logits
+    feeds = {"blocks": blocks.astype(np.int32), "qindex": qindex, "bit_depth": np.array(depth, np.int32)}
+    got = run(written("compact", True, "int32"), **feeds)[0]
+    assert judge(compare(expected, got, qindex), "fp32") == []
+
+
+def test_types_and_shapes_are_the_contracts(written):
+    graph = written("compact", True).graph
+    shapes = {
+        v.name: (v.type.tensor_type.elem_type, [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim])
+        for v in (*graph.input, *graph.output)
+    }
+    batch = shapes["blocks"][1][0]
+    assert isinstance(batch, str)
+    kinds = onnx.TensorProto
+    assert shapes == {
+        "blocks": (kinds.UINT8, [batch, 16, 16]),
+        "qindex": (kinds.INT32, [batch]),
+        "logits": (kinds.FLOAT, [batch, 14]),
+        "probability": (kinds.FLOAT, [batch, 10]),
+        "partition": (kinds.INT32, [batch]),
+    }
+
+
+def test_the_same_model_gives_the_same_bytes_and_metadata(written, tmp_path):
+    proto = written("compact", True)
+    for name in ("a.onnx", "b.onnx"):
+        save_onnx(proto, tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    props = {p.key: p.value for p in onnx.load(tmp_path / "a.onnx").metadata_props}
+    assert json.loads(props["semantics"]) == {} and props["classes"] == "NONE"

@@ -1,0 +1,90 @@
+"""A whole export: what a bundle holds, and that no manifest comes without parity."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import export.run
+from bundle import open_bundle
+from errors import ParityError
+from export.certificate import reference_set, sample_pairs
+from export.run import ExportTask, export_run
+from infer.parity import compare, judge
+from infer.session import SessionOptions, open_session
+from infer.verify import read_reference
+
+
+def silent(*_):
+    pass
+
+
+def test_a_bundle_holds_what_design_says(bundle_dir, run_dir):
+    bundle = open_bundle(bundle_dir)
+    kinds = {name: (e.kind, e.precision, e.input) for name, e in bundle.manifest.files.items()}
+    assert kinds == {
+        "model.safetensors": ("weights", "fp32", ""),
+        "reference.npz": ("reference", "", ""),
+        "model.fp32.onnx": ("onnx", "fp32", "uint8"),
+        "model.fp32.int32.onnx": ("onnx", "fp32", "int32"),
+    }
+    assert sorted(p.name for p in bundle_dir.iterdir()) == sorted([*kinds, "manifest.json"])
+    depths = {name: sorted(e.parity) for name, e in bundle.manifest.files.items() if e.kind == "onnx"}
+    assert depths == {"model.fp32.onnx": ["8 bit"], "model.fp32.int32.onnx": ["10 bit", "12 bit"]}
+    assert "fold" in bundle.manifest.files["model.fp32.onnx"].steps
+    assert bundle.manifest.metrics == {"all": {"macro_f1": 0.25}}
+    assert bundle.manifest.classes[0] == "NONE" and len(bundle.manifest.classes) == 10
+
+
+def test_the_reference_is_the_samples_blocks_over_all_qindex(bundle_dir):
+    blocks, qindex, logits = read_reference(open_bundle(bundle_dir))
+    known = {b.tobytes() for b in sample_pairs()[0]}
+    assert all(b.tobytes() in known for b in blocks)
+    assert len(set(qindex.tolist())) == 256
+    assert np.isfinite(logits).all() and logits.std() > 0.5
+
+
+def test_without_folding_the_batch_norms_stay_and_parity_holds(run_dir, tmp_path, monkeypatch):
+    whole = export.run.reference_set
+    monkeypatch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 256, seed))
+    manifest = export_run(ExportTask(run_dir, tmp_path, fold=False), silent)
+    assert manifest.files["model.fp32.onnx"].steps == ()
+    nodes = [n.op_type for n in onnx.load(tmp_path / "model.fp32.onnx").graph.node]
+    assert nodes.count("BatchNormalization") > 0
+    assert all(c["report"]["flips"] == 0 for c in manifest.files["model.fp32.onnx"].parity.values())
+
+
+def test_a_compiler_that_computes_something_else_leaves_no_manifest(run_dir, tmp_path, monkeypatch):
+    whole, honest = export.run.reference_set, export.run.compile_model
+
+    def wrong(model, options):
+        model.heads["macro"][-1].bias.data[1] += 0.01
+        return honest(model, options)
+
+    monkeypatch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 256, seed))
+    monkeypatch.setattr(export.run, "compile_model", wrong)
+    with pytest.raises(ParityError, match="max logit difference"):
+        export_run(ExportTask(run_dir, tmp_path), silent)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+def test_every_labelled_pair_of_the_sample_agrees_with_the_reference(trained_like, tmp_path, trunk):
+    """All 92,716 pairs, BatchNorm randomised: no flip outside margin 1e-3 (and the compiled model within 1e-4)."""
+    from train.checkpoint import save_run
+
+    model = trained_like(trunk=trunk)
+    save_run(tmp_path / "run", model, {"evaluation": {}})
+    export_run(ExportTask(tmp_path / "run", tmp_path / "bundle"), silent)
+    reference = reference_set(model)
+    assert len(reference.block) == 92_716
+    session = open_session(open_bundle(tmp_path / "bundle"), "onnxruntime-cpu", SessionOptions())
+    parts = [
+        session.predict(reference.blocks[reference.block[i : i + 8160]], reference.qindex[i : i + 8160]).logits
+        for i in range(0, len(reference.block), 8160)
+    ]
+    report = compare(reference.logits, np.concatenate(parts), reference.qindex)
+    assert judge(report, "fp32") == [], report.summary()
+    assert report.outside["0.001"] == 1.0
