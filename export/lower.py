@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from export.absorb import absorb_biases
 from export.dense import Shape, dense_matrix, is_patchwise, patch_matrix, row_index
 from export.orders import Orders
 from export.prune import ChannelScale
@@ -55,7 +56,9 @@ def lower_model(model: nn.Module, example: tuple[Tensor, ...], options: LowerOpt
     Returns:
         A module that takes the map as a row [N, C H W] and otherwise computes the same.
     """
-    return _Lowering(trace(model, example), options).run()
+    traced = trace(model, example)
+    absorb_biases(traced)
+    return _Lowering(traced, options).run()
 
 
 class _Lowering:

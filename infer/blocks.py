@@ -6,6 +6,7 @@ Files are read, not memory-mapped: mapped pages would count as resident, and a d
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
         if read is None:
             raise InputError(f"{path} has .npy version {version}", "save it again with numpy.save")
-        shape, fortran, dtype = read(file)
+        with warnings.catch_warnings(action="ignore"):  # the parser's, of odd Python text
+            shape, fortran, dtype = read(file)
     except InputError:
         raise
     except Exception as error:  # the header is Python text: whatever Python's parser raises can come out

@@ -78,8 +78,9 @@ class ResultWriter:
         Raises:
             InputError: if no block came, or not as many as were announced.
         """
+        expected = "some" if self._count is None else f"{self._count:,}"
         if not self.written or self.written != (self._count or self.written):
-            raise InputError(f"{self.written:,} blocks came, expected {self._count or 'some'}", "did the input change?")
+            raise InputError(f"{self.written:,} blocks came, expected {expected}", "did the input change?")
         if self._count is None:
             self._copy(self._probability, "probability", "<f4", (self.written, len(Partition)))
         else:

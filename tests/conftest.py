@@ -93,7 +93,7 @@ def run_dir(tmp_path_factory, real_blocks):
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("run")
     blocks, qindex = (torch.from_numpy(a[:512]) for a in real_blocks[:2])
-    model = helpers.make_calibrated(PartitionModel(ModelConfig()), blocks, qindex)
+    model = helpers.make_calibrated(PartitionModel(ModelConfig()), 0, blocks, qindex)
     save_run(root, model, {"evaluation": {"all": {"macro_f1": 0.25}}})
     return root
 

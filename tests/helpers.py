@@ -223,6 +223,21 @@ def randomise_batch_norm(model, seed: int) -> None:
                 module.bias.copy_(uniform(module.bias, -0.5, 0.5))
 
 
+def enliven(model, seed: int, strength: float = 100.0) -> None:
+    """Films drawn at random, and adapters stronger by that factor: a fresh model has next to none of either."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "films." in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            elif name.startswith("adapters.") and (".depthwise" in name or ".up" in name or ".conv" in name):
+                parameter.mul_(strength)  # they start at 0.01 of Kaiming
+            elif name.endswith("alpha"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+
 def scale_heads(model, blocks, qindex, std: float) -> None:
     """Scale and shift a model's heads until each logit has mean 0 and that standard deviation on `blocks`."""
     import torch
@@ -238,14 +253,15 @@ def scale_heads(model, blocks, qindex, std: float) -> None:
             last.bias.copy_((last.bias - logits[:, part].mean(0)) * scale)
 
 
-def make_calibrated(model, blocks, qindex, std: float = 1.5):
-    """Give a fresh model the BatchNorm statistics that `blocks` have, and heads scaled to them, in eval mode: float32
-    rounds little then, unlike in `make_trained_like`."""
+def make_calibrated(model, seed: int, blocks, qindex, std: float = 1.0):
+    """Give a fresh model the BatchNorm statistics of `blocks`, films, adapters, and heads scaled to that standard
+    deviation, in eval mode: float32 rounds little then, unlike in `make_trained_like`."""
     import torch
 
     for module in model.modules():
         if hasattr(module, "running_mean"):
             module.momentum = 1.0
+    enliven(model, seed, 20.0)
     with torch.no_grad():
         model.train()
         model(blocks, qindex)
@@ -261,19 +277,9 @@ def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
     Args:
         blocks, qindex: integer tensors [N, 16, 16] and [N], real ones.
     """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed + 1)
     randomise_batch_norm(model, seed)
     model.eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "films." in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-            elif name.startswith("adapters.") and (".depthwise" in name or ".up" in name or ".conv" in name):
-                parameter.mul_(100.0)  # they start at 0.01 of Kaiming: next to nothing
-            elif name.endswith("alpha"):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    enliven(model, seed)
     scale_heads(model, blocks, qindex, std)
     return model
 

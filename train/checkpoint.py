@@ -98,6 +98,9 @@ def open_run(root: Path) -> Run:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is no run folder", "cli.py train makes one")
+    if (root / RESUME_FILE).exists() and (root / RUN_FILE).exists():
+        hint = "finish it with cli.py train --resume, or delete resume.pt to keep the earlier model"
+        raise ArtefactError(f"{root} holds a finished run and a later one that was interrupted", hint)
     info = _read_info(root)
     return Run(root, load_weights(root / MODEL_FILE, _model_config(root, info)), info)
 

@@ -1,0 +1,209 @@
+"""infer/parity.py against a slow twin, and every limit of docs/DESIGN.md's table from both sides."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from errors import ParityError
+from infer.parity import TOLERANCES, ParityReport, compare, judge, require
+from partition import PARTITION_NAMES
+
+
+def softmax(values):
+    exps = [math.exp(v - max(values)) for v in values]
+    return [e / sum(exps) for e in exps]
+
+
+def slow_probability(logits):
+    """The chain rule, written out; heads stage 1 (2), macro (4), RECT (2), AB (4), FOUR (2)."""
+    none, partitioned = softmax(logits[0:2])
+    split, rect, ab, four = (partitioned * p for p in softmax(logits[2:6]))
+    horz, vert = (rect * p for p in softmax(logits[6:8]))
+    horz_a, horz_b, vert_a, vert_b = (ab * p for p in softmax(logits[8:12]))
+    horz_4, vert_4 = (four * p for p in softmax(logits[12:14]))
+    return [none, horz, vert, split, horz_a, horz_b, vert_a, vert_b, horz_4, vert_4]
+
+
+def slow_compare(reference, logits, qindex):
+    """ParityReport's figures, pair by pair."""
+    differences, margins, kept = [], [], []
+    for a, b, q in zip(reference.tolist(), logits.tolist(), qindex.tolist(), strict=True):
+        differences += [abs(x - y) for x, y in zip(a, b, strict=True)]
+        p, other = slow_probability(a), slow_probability(b)
+        first, second = sorted(p)[::-1][:2]
+        same = p.index(max(p)) == other.index(max(other))
+        kept.append((same, first - second, PARTITION_NAMES[p.index(max(p))], q))
+        if not same:
+            margins.append(first - second)
+
+    def share(keep):
+        chosen = [same for same, *rest in kept if keep(*rest)]
+        return sum(chosen) / len(chosen) if chosen else None
+
+    bands = {"0-99": range(0, 100), "100-147": range(100, 148), "148-195": range(148, 196), "196-255": range(196, 256)}
+    return {
+        "max_abs": max(differences),
+        "agreement": share(lambda *_: True),
+        "flips": len(margins),
+        "margins": sorted(margins, reverse=True),
+        "outside": {f"{t:g}": share(lambda m, *_, t=t: m >= t) for t in (0.0, 0.001, 0.05)},
+        "by_class": {n: s for n in PARTITION_NAMES if (s := share(lambda m, c, q, n=n: c == n)) is not None},
+        "by_qindex": {n: s for n, b in bands.items() if (s := share(lambda m, c, q, b=b: q in b)) is not None},
+    }
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.1, 3.0])
+@pytest.mark.parametrize("low", [0, 150])
+def test_compare_is_its_slow_twin(noise, low):
+    rng = np.random.default_rng(3)
+    reference = rng.normal(0, 2, (900, 14)).astype(np.float32)
+    logits = reference + rng.normal(0, noise, reference.shape).astype(np.float32)
+    qindex = rng.integers(low, 256, 900).astype(np.uint8)
+    expected, found = slow_compare(reference, logits, qindex), compare(reference, logits, qindex)
+    assert found.count == 900
+    for name, value in expected.items():
+        mine = getattr(found, name)
+        if isinstance(value, dict):
+            assert mine == pytest.approx(value, abs=1e-12) and mine.keys() == value.keys(), name
+        else:
+            assert list(np.atleast_1d(mine)) == pytest.approx(list(np.atleast_1d(value)), abs=1e-12), name
+    assert (found.flips > 0) == (noise > 1e-3)
+    differences = np.abs(reference.astype(float) - logits)
+    assert found.percentiles == pytest.approx({p: np.percentile(differences, float(p)) for p in ("50", "99", "99.9")})
+    assert json.loads(json.dumps(found.to_json()))["flips"] == found.flips
+    assert f"({found.flips} flips" in found.summary() and "900 pairs" in found.summary()
+
+
+def flipping(gap, count=1000, seed=0):
+    """A reference in which NONE leads HORZ by a margin, and logits in which one of `count` pairs is flipped."""
+    reference = np.zeros((count, 14), np.float32)
+    reference[:, 2:] = [-30, 30, -30, -30, 30, -30, 0, 0, 0, 0, 0, 0]  # partitioned means HORZ
+    reference[:, 0] = gap
+    logits = reference.copy()
+    logits[seed, 0] = -gap
+    return reference, logits
+
+
+@pytest.mark.parametrize("gap", [1e-4, 0.001, 0.05, 0.5])
+def test_a_flips_margin_is_the_references(gap):
+    report = compare(*flipping(gap))
+    margin = math.tanh(gap / 2)  # 2 sigmoid(gap) - 1
+    assert report.flips == 1 and report.agreement == 0.999
+    assert report.margins == (pytest.approx(margin, rel=1e-4),)
+    assert report.max_abs == pytest.approx(2 * gap, rel=1e-6)
+    assert report.by_class == {"NONE": 0.999}
+    assert report.outside["0.001"] == (0.999 if margin >= 0.001 else 1.0)
+
+
+def test_a_flip_of_a_tie_counts():
+    reference = np.full((4, 14), -50, np.float32)
+    reference[:, [1, 5, 12, 13]] = 50  # HORZ_4 and VERT_4, to the last bit as likely
+    logits = reference.copy()
+    logits[0, 12] = 49.999
+    report = compare(reference, logits)
+    assert report.flips == 1 and report.margins == (0.0,)
+    assert report.outside == {"0": 0.75, "0.001": 1.0, "0.05": 1.0}
+
+
+def test_margins_are_the_widest_thousand():
+    reference, logits = flipping(0.5, 3000)
+    logits[:, 0] *= -1
+    report = compare(reference, logits)
+    assert report.flips == 2999 and len(report.margins) == 1000
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_is_not_finite_is_no_parity(bad, side):
+    pair = [np.zeros((5, 14), np.float32) for _ in range(2)]
+    pair[side][3, 13] = bad
+    with pytest.raises(ParityError, match="not finite") as error:
+        compare(*pair)
+    assert error.value.exit_code == 5
+
+
+@pytest.mark.parametrize("shapes", [((0, 14), (0, 14)), ((5, 14), (4, 14)), ((5, 14), (1, 14)), ((5, 14), (5, 13))])
+def test_what_cannot_be_compared_is_no_parity(shapes):
+    with pytest.raises(ParityError, match="cannot be compared"):
+        compare(*(np.zeros(s, np.float32) for s in shapes))
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+GOOD = ParityReport(
+    count=100_000,
+    max_abs=0.0,
+    percentiles={},
+    agreement=1.0,
+    margins=(),
+    flips=0,
+    outside={"0": 1.0, "0.001": 1.0, "0.05": 1.0},
+    by_class={},
+)
+
+
+def with_flips(agreement, margin, inside=1.0):
+    """That agreement over all; `inside` outside margin 1e-3 and 0.05."""
+    return {
+        "agreement": agreement,
+        "margins": (margin, margin / 2),
+        "flips": 2,
+        "outside": {"0": agreement, "0.001": inside, "0.05": inside},
+    }
+
+
+LIMITS = {
+    "compiled: logits": ("compiled", {"max_abs": 1e-4}, {"max_abs": 1.0001e-4}, "max logit difference"),
+    "compiled: flips": ("compiled", with_flips(0.9, 0.000999), with_flips(1.0, 0.001), "a flip has margin"),
+    "compiled: agreement": ("compiled", with_flips(0.9, 0.0009), with_flips(0.9, 0.0009, 0.99999), "agreement"),
+    "fp32: logits": ("fp32", {"max_abs": 1e-3}, {"max_abs": 1.0001e-3}, "max logit difference"),
+    "fp32: flips": ("fp32", with_flips(0.9999, 0.000999), with_flips(0.9999, 0.001), "a flip has margin"),
+    "fp32: agreement": ("fp32", with_flips(0.9999, 0.0009), with_flips(0.99989, 0.0009), "agreement"),
+    "fp16: flips": ("fp16", with_flips(0.999, 0.01999), with_flips(0.999, 0.02), "a flip has margin"),
+    "fp16: agreement": ("fp16", with_flips(0.999, 0.01), with_flips(0.9989, 0.01), "agreement"),
+    "int8: agreement": ("int8", with_flips(0.5, 0.9, 0.995), with_flips(1.0, 0.01, 0.9949), "agreement"),
+    "int8: log loss": ("int8", {"log_loss": 0.01}, {"log_loss": 0.0101}, "log loss"),
+    "int8: log loss, better": ("int8", {"log_loss": -0.01}, {"log_loss": -0.0101}, "log loss"),
+    "int8: macro-F1": ("int8", {"macro_f1": -0.005}, {"macro_f1": -0.0051}, "macro-F1"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_each_limit_just_inside_and_just_outside(name):
+    row, inside, outside, message = LIMITS[name]
+    assert judge(replace(GOOD, **inside), row) == []
+    require(replace(GOOD, **inside), row, "file")
+    found = judge(replace(GOOD, **outside), row)
+    assert len(found) == 1 and message in found[0]
+    with pytest.raises(ParityError, match=f"file: .*{message}") as error:
+        require(replace(GOOD, **outside), row, "file")
+    assert error.value.exit_code == 5 and f"'{row}'" in error.value.hint
+
+
+@pytest.mark.parametrize("row", ["fp16", "int8"])
+def test_what_is_only_reported_is_not_judged(row):
+    assert judge(replace(GOOD, max_abs=1e9), row) == []
+
+
+def test_int8_margins_are_only_reported():
+    assert judge(replace(GOOD, **with_flips(0.5, 0.99, 1.0)), "int8") == []
+
+
+def test_everything_that_is_off_is_named():
+    report = replace(GOOD, max_abs=1.0, **with_flips(0.5, 0.9, 0.5))
+    assert len(judge(report, "fp32")) == 3
+
+
+def test_the_table_has_designs_rows():
+    assert list(TOLERANCES) == ["compiled", "fp32", "fp16", "int8"]
+
+
+def test_compare_and_judge_together():
+    """A flip at a wide margin fails fp32 even if everything else agrees and the logits are close."""
+    reference, logits = flipping(0.0004, 20_000)
+    assert judge(compare(reference, logits), "fp32") == []
+    reference, logits = flipping(0.01, 20_000)
+    assert [f.split()[0] for f in judge(compare(reference, logits), "fp32")] == ["max", "a"]

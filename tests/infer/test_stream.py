@@ -1,0 +1,207 @@
+"""infer/stream.py: order, bytes, bounded memory, and nothing half-written."""
+
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from errors import InputError, OutputError
+from infer.stream import BATCH, predict_stream, result_file
+from partition import Partition
+from tests.helpers import REPO, command, file_size_limit
+from tests.infer.stand_in import ArraySource, StandInSession, expected
+
+RNG = np.random.default_rng(11)
+
+
+def blocks_of(count):
+    blocks = np.zeros((count, 16, 16), np.uint8)
+    blocks[:, 0, 0] = RNG.integers(0, 256, count)
+    return blocks
+
+
+def predict(source, qindex, output, session=None, progress=lambda *_: None):
+    return predict_stream(source, qindex, session or StandInSession(), output, progress)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH + 5])
+@pytest.mark.parametrize("each", [True, False])
+def test_the_result_is_what_the_session_said_in_order(tmp_path, known, count, each):
+    blocks = blocks_of(count)
+    qindex = RNG.integers(0, 256, count).astype(np.uint8) if each else 77
+    session = StandInSession()
+    summary = predict(ArraySource(blocks, known=known), qindex, tmp_path / "out.npz", session)
+    partition, probability = expected(blocks[:, 0, 0], np.broadcast_to(np.asarray(qindex, np.int64), count))
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as result:
+        assert set(result) == {"partition", "probability"}
+        assert result["partition"].dtype == np.uint8 and result["probability"].dtype == np.float32
+        np.testing.assert_array_equal(result["partition"], partition)
+        np.testing.assert_array_equal(result["probability"], probability)
+    assert summary.blocks == count and summary.output == tmp_path / "out.npz" and summary.seconds > 0
+    np.testing.assert_array_equal(summary.counts, np.bincount(partition, minlength=len(Partition)))
+    assert max(session.batches) <= BATCH and len(session.batches) == -(-count // BATCH)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.npz"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_frames_get_a_map(tmp_path, known):
+    blocks = blocks_of(7 * 3 * 5)
+    predict(ArraySource(blocks, (3, 5), known), 10, tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as result:
+        assert set(result) == {"partition", "probability", "map"}
+        assert result["map"].dtype == np.uint8
+        np.testing.assert_array_equal(result["map"], result["partition"].reshape(7, 3, 5))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_bytes_are_the_same_run_to_run(tmp_path, known, monkeypatch):
+    source = ArraySource(blocks_of(9000), (3, 3000), known)
+    predict(source, 3, tmp_path / "a.npz")
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    predict(source, 3, tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert zipfile.ZipFile(tmp_path / "a.npz").testzip() is None
+
+
+def test_known_or_not_the_result_is_the_same(tmp_path):
+    blocks = blocks_of(20_000)
+    for known in (True, False):
+        predict(ArraySource(blocks, known=known), 3, tmp_path / f"{known}.npz")
+    assert (tmp_path / "True.npz").read_bytes() == (tmp_path / "False.npz").read_bytes()
+
+
+def test_progress_counts_up_to_the_total(tmp_path):
+    heard = []
+    predict(ArraySource(blocks_of(2 * BATCH + 1)), 3, tmp_path / "a.npz", progress=lambda *a: heard.append(a[:2]))
+    assert heard == [(n, 2 * BATCH + 1) for n in (BATCH, 2 * BATCH, 2 * BATCH + 1)]
+    heard.clear()
+    source = ArraySource(blocks_of(BATCH + 1), known=False)
+    predict(source, 3, tmp_path / "a.npz", progress=lambda *a: heard.append(a[:2]))
+    assert heard == [(BATCH, 0), (BATCH + 1, 0)], "no total is made up"
+
+
+class Breaks(StandInSession):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def predict(self, blocks, qindex):
+        if self.batches:
+            raise self.error
+        return super().predict(blocks, qindex)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), InputError("x"), MemoryError()])
+@pytest.mark.parametrize("old", [None, b"old result"])
+def test_whatever_goes_wrong_leaves_what_was_there(tmp_path, known, error, old):
+    if old is not None:
+        (tmp_path / "out.npz").write_bytes(old)
+    with pytest.raises(type(error)):
+        predict(ArraySource(blocks_of(20_000), known=known), 3, tmp_path / "out.npz", Breaks(error))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({} if old is None else {"out.npz": old})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ArraySource(blocks_of(9000), cut=8999),
+        ArraySource(blocks_of(9000), cut=0),
+        ArraySource(blocks_of(0), known=False),
+        ArraySource(blocks_of(3), known=True, cut=0),
+    ],
+    ids=["one block short", "none came", "none of unknown number", "none of three"],
+)
+def test_too_few_blocks_are_bad_input(tmp_path, source):
+    with pytest.raises(InputError, match="blocks came"):
+        predict(source, 3, tmp_path / "out.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_blocks_are_bad_input(tmp_path):
+    source = ArraySource(blocks_of(9000))
+    source.count = 8999
+    with pytest.raises(InputError, match="9,000 blocks came, expected 8,999"):
+        predict(source, 3, tmp_path / "out.npz")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [100, 10_000, 300_000])
+def test_a_disk_that_fills_up_anywhere_leaves_nothing(tmp_path, known, size, recwarn):
+    with file_size_limit(size), pytest.raises(OutputError, match="disk full"):
+        predict(ArraySource(blocks_of(20_000), known=known), 3, tmp_path / "out.npz")
+    assert not list(tmp_path.iterdir())
+    assert not [w for w in recwarn if "Unraisable" in w.category.__name__], "nothing is printed behind the error"
+
+
+def test_a_session_that_fails_does_not_blame_the_disk(tmp_path):
+    def fail():
+        with result_file(tmp_path / "out.npz", 3):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+MILLIONS = 5_000_000
+
+
+@pytest.fixture
+def millions(tmp_path):
+    """A file of 5 M blocks that takes no room on disk, each with a qindex: all zero but the last block."""
+    path, qindex = tmp_path / "blocks.npy", tmp_path / "qindex.npy"
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (MILLIONS, 16, 16)}
+        np.lib.format.write_array_header_1_0(file, header)
+        end = file.tell() + 256 * MILLIONS
+        file.truncate(end)
+        file.seek(end - 256)
+        file.write(bytes([9]))
+    np.save(qindex, np.arange(MILLIONS) % 256)
+    return path, qindex
+
+
+@pytest.mark.parametrize("known", ["known", "unknown"])
+def test_five_million_blocks_fit_into_little_memory(tmp_path, millions, known):
+    path, qindex = millions
+    words = [path, qindex if known == "known" else "7", tmp_path / "out.npz", known]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.infer.stand_in", *map(str, words)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    peak = int(done.stdout.splitlines()[-1])
+    # The issue asks for 1 GB; the input (1.28 GB) or output (205 MB) held whole would show in this too.
+    assert peak < 200e6, f"{peak / 1e6:.0f} MB"
+    with np.load(tmp_path / "out.npz", mmap_mode="r") as result:
+        partition = result["partition"]
+    assert len(partition) == MILLIONS
+    first = np.zeros(MILLIONS, np.int64)
+    first[-1] = 9
+    np.testing.assert_array_equal(partition, (first + (np.arange(MILLIONS) % 256 if known == "known" else 7)) % 10)
+
+
+@pytest.mark.slow
+def test_the_real_model_fits_into_little_memory(tmp_path, bundle_dir):
+    """Enough blocks that holding all of them, 256 MB, or all that the model makes of them, would show."""
+    np.save(tmp_path / "blocks.npy", RNG.integers(0, 256, (1_000_000, 16, 16), np.uint8))
+    words = command("predict", tmp_path / "blocks.npy", "--bundle", bundle_dir)
+    tell = (
+        "import atexit; from tests.infer.stand_in import peak_memory; atexit.register(lambda: print(peak_memory())); "
+    )
+    done = subprocess.run(
+        [words[0], "-c", tell + words[2], *words[3:]], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.splitlines()[-1]) < 1e9
+    with np.load(tmp_path / "blocks.partitions.npz") as result:
+        assert result["probability"].shape == (1_000_000, 10)
