@@ -120,6 +120,30 @@ def test_raw_video(tmp_path):
     assert len(open_dataset(tmp_path / "out").pictures) == 1
 
 
+def check_against_seed(shared, names, output):
+    """Build from the seed pictures as they were encoded, and compare every label file."""
+    seed = shared / "sample"
+    inputs = [seed / "yuv420" / f"{name}.png" for name in names]
+    options = {"qindex": (80, 128, 172, 220), "encode": EncodeOptions(cpu_used=1), "jobs": 2}
+    build(inputs, output, read=ReadOptions(packed_420=True), **options)
+    for name in names:
+        with np.load(seed / "labels" / f"{name}.npz") as expected, np.load(output / "labels" / f"{name}.npz") as found:
+            for key in ("qindex", "cq", "bsize", "bytes"):
+                assert np.array_equal(found[key], expected[key]), (name, key)
+        assert np.array_equal(*(np.asarray(Image.open(d / "luma" / f"{name}.png")) for d in (seed, output)))
+
+
+def test_reproduces_seed_labels_bit_for_bit(shared, tmp_path):
+    check_against_seed(shared, ["skimage_chelsea", "wesaturate_u76c0g"], tmp_path)
+
+
+@pytest.mark.slow
+def test_reproduces_all_seed_labels_bit_for_bit(shared, tmp_path):
+    names = [p.stem for p in sorted((shared / "sample" / "yuv420").glob("*.png"))]
+    assert len(names) == 26
+    check_against_seed(shared, names, tmp_path)
+
+
 # --- input that is not what it should be ---------------------------------------------------------------------------
 
 
