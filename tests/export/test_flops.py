@@ -1,0 +1,42 @@
+"""Multiply-adds counted on ONNX graphs: against counts by hand, and the limits that the models must keep."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from export.compile import CompileOptions, compile_model
+from export.flops import multiply_adds
+from export.onnx_writer import build_onnx
+from train.model import ModelConfig, PartitionModel
+
+
+class OneConvolution(nn.Module):
+    """A convolution and a linear layer whose multiply-adds are counted by hand below."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(1, 3, 4, 2, 1), nn.Linear(3 * 8 * 8, 14)
+
+    def forward(self, blocks, qindex):
+        return self.linear(self.conv(blocks.float()[:, None]).flatten(1))
+
+
+def test_a_graph_counts_as_by_hand():
+    by_hand = 3 * 8 * 8 * 4 * 4 + 3 * 8 * 8 * 14
+    assert multiply_adds(build_onnx(OneConvolution().eval(), "uint8", {})) == by_hand
+
+
+@pytest.mark.parametrize("lower", ["auto", "gemm"])
+def test_compact_costs_at_most_12_mflop_a_block_once_compiled(lower):
+    torch.manual_seed(0)
+    compiled, _ = compile_model(PartitionModel(ModelConfig()).eval(), CompileOptions(lower=lower))
+    assert 2 * multiply_adds(build_onnx(compiled, "uint8", {})) <= 12e6
+
+
+def test_a_shape_that_is_not_recorded_is_refused():
+    proto = build_onnx(OneConvolution().eval(), "uint8", {})
+    del proto.graph.value_info[:]
+    with pytest.raises(ValueError, match="is not recorded"):
+        multiply_adds(proto)
