@@ -62,12 +62,15 @@ class CompiledModel(nn.Module):
 
     def forward(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> Tensor:
         """Logits [N, 14]; arguments as PartitionModel.body."""
-        rows = blocks.reshape(-1, BLOCK_SIZE * BLOCK_SIZE)
+        # TensorRT lets a uint8 tensor meet nothing but a cast, so the blocks are cast before they are reshaped.
         if isinstance(bit_depth, Tensor):
-            rows = rows.float() * self.scale_to_8_bit.index_select(0, bit_depth.reshape(1))
+            samples = blocks.float() * self.scale_to_8_bit.index_select(0, bit_depth.reshape(1))
         elif bit_depth != 8:
-            rows = rows.float() * self.scale_to_8_bit[bit_depth]
-        return self.core(rows.to(self.dtype), qindex)
+            samples = blocks.float() * self.scale_to_8_bit[bit_depth]
+        else:
+            samples = blocks
+        rows = samples.to(self.dtype).reshape(-1, BLOCK_SIZE * BLOCK_SIZE)
+        return self.core(rows, qindex)
 
 
 def compile_model(model: PartitionModel, options: CompileOptions) -> tuple[nn.Module, tuple[str, ...]]:
