@@ -1,6 +1,7 @@
 """Write a model as ONNX: dynamic batch, checked, with its semantics in metadata_props.
 
 torch's own optimiser is left off (`optimize=False`): it fuses BatchNorm by itself and would hide what our fold does.
+Only constants are folded here: torch writes every shape and axis as nodes, and TensorRT refuses an axis that is one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnxscript import optimizer
 from torch import nn
 
 from bundle import write_atomically
@@ -58,7 +60,9 @@ def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str]) -> o
             output_names=list(OUTPUT_NAMES),
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
     proto = program.model_proto
     onnx.helper.set_model_props(proto, metadata)
     check(proto)

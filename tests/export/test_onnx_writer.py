@@ -58,6 +58,24 @@ def test_no_operator_that_tensorrt_refuses(written, trunk, fold):
     assert not {n.op_type for n in written(trunk, fold).graph.node} & REFUSED_BY_TENSORRT
 
 
+@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_blocks_meet_a_cast_and_nothing_else(written, trunk, fold):
+    """TensorRT takes uint8 as a network input, but no operation except a cast reads it."""
+    readers = [n.op_type for n in written(trunk, fold).graph.node if "blocks" in n.input]
+    assert readers and set(readers) == {"Cast"}
+
+
+@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+def test_axes_and_slices_are_constants(written, trunk):
+    """Not the shapes of all reshapes: some hold the batch size."""
+    graph = written(trunk, True).graph
+    constants = {i.name for i in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    given = {"ReduceMean": 1, "ReduceMax": 1, "Slice": 1, "Unsqueeze": 1}
+    found = [n for n in graph.node if n.op_type in given]
+    assert found and all(set(n.input[given[n.op_type] :]) <= constants for n in found)
+
+
 @pytest.mark.parametrize(("trunk", "fold"), [("compact", True), ("compact", False), ("resnet18", True)])
 def test_any_batch_size_gives_the_reference(written, trained_like, real_blocks, trunk, fold):
     blocks, qindex, _ = real_blocks
