@@ -23,7 +23,7 @@ from polygraphy.json import save_json
 # Largest differences allowed; partition ids are equal, in fp16 all but near ties.
 ALLOWED = {
     "fp32": ("logits:1e-3", "probability:1e-4", "partition:0"),
-    "fp16": ("logits:2e-2", "probability:1e-2", "partition:0"),
+    "fp16": ("logits:5e-2", "probability:1e-2", "partition:0"),
 }
 STATISTICS = {"fp32": ("max",), "fp16": ("logits:max", "probability:max", "partition:median")}
 
