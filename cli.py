@@ -181,7 +181,7 @@ def export(run_dir: Path, output_dir: Path, fold_bn: bool, lower: str, precision
 @click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw frames.")
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]),
+    type=click.Choice(["auto", "torch", "fused", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]),
     default="auto",
     help="auto takes the fastest that runs here, and says which.",
 )

@@ -48,9 +48,9 @@ class FusedSession:
         CublasLt()  # fails here rather than within a graph
         model, name = open_weights(bundle)
         network = FusedNetwork(model, options.bit_depth).cuda()
-        compiled = torch.compile(network, dynamic=False)
+        self._compiled = torch.compile(network, dynamic=False, fullgraph=True)
         dtype = torch.uint8 if options.bit_depth == 8 else torch.int32
-        self.pipeline = DevicePipeline(lambda size: Slot(compiled, size, dtype), sizes, announce)
+        self.pipeline = DevicePipeline(lambda size: Slot(self.compute, size, dtype), sizes, announce)
         self.batch = sizes[-1]
         self.info = SessionInfo(
             runtime="fused",
@@ -60,6 +60,12 @@ class FusedSession:
             precision="fp16",
             file=name,
         )
+
+    def compute(self, blocks: Tensor, qindex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As FusedNetwork.forward, on the GPU; compiles for each batch size that it meets."""
+        # Sessions share the compiler's cache of sizes, which is small, and beyond which it would give up.
+        with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=256):
+            return self._compiled(blocks, qindex)
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
