@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from bundle import TOOLKIT_VERSION
 from console import ErrorBoundary, ProgressLine
 from errors import UsageError
 
@@ -44,7 +45,7 @@ folder = click.Path(path_type=Path)
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
-@click.version_option("0.1.0", prog_name="av1-partition-toolkit")
+@click.version_option(TOOLKIT_VERSION, prog_name="av1-partition-toolkit")
 def main(debug: bool) -> None:
     """Train a predictor of AV1 partitions, export it exactly, predict with it at speed."""
 
@@ -353,12 +354,15 @@ def dataset_show(dataset_dir: Path, names: tuple[str, ...], output_dir: Path | N
 
 @main.command()
 @click.argument("bundle_dir", metavar="BUNDLE", type=folder)
+@click.option("--output-dir", type=folder, help="Where to draw <file>.<runtime>.parity.png.")
 @json_option
-def verify(bundle_dir: Path, as_json: bool) -> None:
-    """Check a bundle's hashes, then its parity on this machine; needs no torch."""
+def verify(bundle_dir: Path, output_dir: Path | None, as_json: bool) -> None:
+    """Check a bundle's hashes, then its parity on this machine beside the export's; needs no torch."""
     from infer.verify import verify_bundle
 
-    _finish(as_json, verify_bundle(bundle_dir, _say))
+    verification = verify_bundle(bundle_dir, _say, output_dir)
+    _finish(as_json, verification.to_json())
+    verification.raise_failures()
 
 
 @main.command()

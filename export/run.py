@@ -18,6 +18,7 @@ from bundle import (
     MANIFEST_FILE,
     REFERENCE_FILE,
     SCHEMA_VERSION,
+    TOOLKIT_VERSION,
     Bundle,
     BundleFile,
     Manifest,
@@ -27,12 +28,16 @@ from bundle import (
     write_manifest,
 )
 from errors import MissingComponentError
-from export.certificate import BATCH, ReferenceSet, certify, reference_set
+from export.certificate import certify, reference_set
 from export.compile import CompileOptions, compile_model
+from export.flops import Cost, cost_table, module_cost
 from export.onnx_writer import build_onnx, save_onnx
+from infer.certificate import BATCH, Certificate, ReferenceSet
 from infer.parity import compare, require
+from infer.parity_figure import draw_parity
 from infer.session import SessionOptions, open_session
 from infer.torch_session import reference_prediction
+from infer.verify import REFERENCE_PAIRS
 from partition import HEADS, PARTITION_NAMES
 from train.checkpoint import Run, model_bytes, open_run
 from train.config import Announce
@@ -97,13 +102,13 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
         root.mkdir(parents=True, exist_ok=True)
         # A bundle that is being rewritten is no bundle until its new manifest is there.
         (root / MANIFEST_FILE).unlink(missing_ok=True)
-    reference = reference_set(run.model)
-    files = _write_plain_files(root, run)
+    reference, travelling = reference_set(run.model), reference_set(run.model, REFERENCE_BLOCKS)
+    files = _write_plain_files(root, run, travelling)
     for precision in task.precisions:
-        compiled, steps = compile_model(run.model, CompileOptions(task.fold, task.lower, precision))
+        compiled, costs = _compiled(run.model, CompileOptions(task.fold, task.lower, precision), announce)
         if precision == "fp32":
             _check_compiled(compiled, reference, announce)
-        files |= _write_onnx(root, run, compiled, steps, precision)
+        files |= _write_onnx(root, run, compiled, costs, precision)
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         run_sha256=run.sha256,
@@ -114,10 +119,23 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
         metrics=run.info.get("evaluation", {}),
         versions=_versions(),
     )
-    manifest = replace(manifest, files=_certified(Bundle(root, manifest), run.model, reference, announce))
+    files = _certified(Bundle(root, manifest), run.model, reference, travelling, announce)
+    manifest = replace(manifest, files=files | _draw_certificates(root, files))
     write_manifest(root, manifest)
-    announce(f"wrote {root}: {', '.join([*files, MANIFEST_FILE])}")
+    announce(f"wrote {root}: {', '.join([*manifest.files, MANIFEST_FILE])}")
     return manifest
+
+
+def _compiled(model: PartitionModel, options: CompileOptions, announce: Announce) -> tuple[nn.Module, dict[str, Cost]]:
+    """The compiled model, and what it costs: as trained, and after each step."""
+    costs = {}
+
+    def count(step: str, made: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        costs[step] = module_cost(made, arguments)
+
+    compiled, _ = compile_model(model, options, count)
+    announce(f"compiled for {options.precision}:\n{cost_table(costs)}")
+    return compiled, costs
 
 
 def _check_compiled(compiled: nn.Module, reference: ReferenceSet, announce: Announce) -> None:
@@ -131,10 +149,9 @@ def _check_compiled(compiled: nn.Module, reference: ReferenceSet, announce: Anno
     announce(f"parity of the compiled model: {report.summary()}")
 
 
-def _write_plain_files(root: Path, run: Run) -> dict[str, BundleFile]:
+def _write_plain_files(root: Path, run: Run, chosen: ReferenceSet) -> dict[str, BundleFile]:
     """The reference's weights, and its answers on blocks of the embedded sample."""
     write_atomically(root / WEIGHTS_FILE, model_bytes(run.model))
-    chosen = reference_set(run.model, REFERENCE_BLOCKS)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, blocks=chosen.blocks[chosen.block], qindex=chosen.qindex, logits=chosen.logits)
     write_atomically(root / REFERENCE_FILE, buffer.getvalue())
@@ -145,39 +162,60 @@ def _write_plain_files(root: Path, run: Run) -> dict[str, BundleFile]:
 
 
 def _write_onnx(
-    root: Path, run: Run, compiled: nn.Module, steps: tuple[str, ...], precision: str
+    root: Path, run: Run, compiled: nn.Module, costs: dict[str, Cost], precision: str
 ) -> dict[str, BundleFile]:
+    """The two input forms of one precision; `costs` are those of the trained model and after each step."""
     files = {}
+    _, *steps = costs
     for form in ("uint8", "int32"):
         metadata = {
             "semantics": json.dumps(semantics()),
             "classes": ",".join(PARTITION_NAMES),
             "model": json.dumps(asdict(run.model.config)),
             "run_sha256": run.sha256,
+            "weights_sha256": sha256_of(root / WEIGHTS_FILE),
+            "toolkit": TOOLKIT_VERSION,
             "compile_steps": ",".join(steps),
         }
         name = f"model.{precision}.onnx" if form == "uint8" else f"model.{precision}.int32.onnx"
         save_onnx(build_onnx(compiled, form, metadata), root / name)
-        files[name] = BundleFile(sha256_of(root / name), "onnx", precision, form, steps)
+        digest, cost = sha256_of(root / name), {step: asdict(c) for step, c in costs.items()}
+        files[name] = BundleFile(digest, "onnx", precision, form, tuple(steps), cost=cost)
     return files
 
 
 def _certified(
-    bundle: Bundle, model: PartitionModel, reference: ReferenceSet, announce: Announce
+    bundle: Bundle, model: PartitionModel, reference: ReferenceSet, travelling: ReferenceSet, announce: Announce
 ) -> dict[str, BundleFile]:
-    """The bundle's files with the parity of each ONNX file on every labelled pair of the sample."""
+    """The bundle's files with the certificates of each ONNX file: on every labelled pair of the sample, and on the
+    pairs that travel with the bundle, which `verify` will hold its own against."""
     files = dict(bundle.manifest.files)
     for name, entry in bundle.manifest.files.items():
         if entry.kind != "onnx":
             continue
-        parity = {}
         # The int32 form is judged at the bit depths that only it serves, on the sample's blocks scaled up.
-        for depth in (8,) if entry.input == "uint8" else (10, 12):
-            session = open_session(bundle, "onnxruntime-cpu", SessionOptions(depth, entry.precision))
-            deep = reference if depth == 8 else _at_depth(reference, model, depth)
-            parity[f"{depth} bit"] = certify(session, deep, entry.precision, announce)
+        sets = {
+            f"{depth} bit": (depth, reference if depth == 8 else _at_depth(reference, model, depth))
+            for depth in ((8,) if entry.input == "uint8" else (10, 12))
+        }
+        parity = {}
+        for key, (depth, pairs) in {**sets, REFERENCE_PAIRS: (8, travelling)}.items():
+            options = SessionOptions(depth, entry.precision, form=entry.input)
+            session = open_session(bundle, "onnxruntime-cpu", options)
+            parity[key] = certify(session, pairs, entry.precision, announce).to_json()
         files[name] = replace(entry, parity=parity)
     return files
+
+
+def _draw_certificates(root: Path, files: dict[str, BundleFile]) -> dict[str, BundleFile]:
+    """A picture of the certificates of each file that has some."""
+    drawn = {}
+    for name, entry in files.items():
+        if entry.parity:
+            path = root / f"{name}.parity.png"
+            write_atomically(path, draw_parity({k: Certificate.from_json(c) for k, c in entry.parity.items()}))
+            drawn[path.name] = BundleFile(sha256_of(path), "report")
+    return drawn
 
 
 def _at_depth(reference: ReferenceSet, model: PartitionModel, depth: int) -> ReferenceSet:
@@ -187,12 +225,14 @@ def _at_depth(reference: ReferenceSet, model: PartitionModel, depth: int) -> Ref
     blocks = (plain << (depth - 8)) | (np.roll(plain, 1, axis=2) & ((1 << (depth - 8)) - 1))
     qindex = reference.qindex[keep]
     logits = reference_prediction(model, blocks, qindex, depth).logits
-    return ReferenceSet(blocks, np.arange(len(keep)), qindex, logits)
+    label = None if reference.label is None else reference.label[keep]
+    return ReferenceSet(blocks, np.arange(len(keep)), qindex, logits, label)
 
 
 def _versions() -> dict[str, str]:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return {
+        "toolkit": TOOLKIT_VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnx": onnx.__version__,
