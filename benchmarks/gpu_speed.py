@@ -254,7 +254,7 @@ def run_onnxruntime(bench: Bench, batches: tuple[int, ...]) -> None:
     """The plain float16 export, and the compiled one, under onnxruntime's CUDA provider with IO binding."""
     import onnxruntime
 
-    from benchmarks.compiler_gpu import bound_session, onnx_files
+    from benchmarks.compiler_gpu import onnx_files
 
     onnxruntime.preload_dlls()
     for name, content in onnx_files(bench.model.cpu()).items():
