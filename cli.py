@@ -44,7 +44,7 @@ folder = click.Path(path_type=Path)
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
-@click.version_option(package_name="av1-partition-toolkit")
+@click.version_option(package_name="av1-partition-toolkit", prog_name="av1-partition-toolkit")
 def main(debug: bool) -> None:
     """Train a predictor of AV1 partitions, export it exactly, predict with it at speed."""
 
