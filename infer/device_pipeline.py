@@ -17,11 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.session import Batch, Prediction
+from infer.session import SIZES, Batch, Prediction, joined
 from partition import LOGITS, Partition
-
-SIZES = (1, 64, 1024, 8160, 32400, 65536)
-"""Batches that graphs are captured for: from one block over frames of 1080p and 4K to what fills the GPU."""
 
 SLOTS = 3
 _WARM_UP = 3
@@ -87,11 +84,12 @@ class Slot:
         """Until the results are in the pinned buffers."""
         self._stream.synchronize()
 
-    def take(self) -> Prediction:
-        """Wait, and copy out the results of what `fill` wrote."""
+    def take(self, with_logits: bool = True) -> Prediction:
+        """Wait, and copy out the results of what `fill` wrote; without logits, these are an empty array [0, 14]."""
         self.wait()
         part = slice(0, self._count)
-        return Prediction(self.logits[part].copy(), self.probability[part].copy(), self.partition[part].copy())
+        logits = self.logits[part if with_logits else slice(0, 0)]
+        return Prediction(logits.copy(), self.probability[part].copy(), self.partition[part].copy())
 
 
 class DevicePipeline:
@@ -152,23 +150,22 @@ class DevicePipeline:
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
-        parts = list(self.stream([(blocks, qindex)]))
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return joined(list(self.stream([(blocks, qindex)], with_logits=True)))
 
-    def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
-        """Predictions in order, several batches in flight; a batch above the largest comes in pieces."""
+    def stream(self, batches: Iterable[Batch], with_logits: bool = False) -> Iterator[Prediction]:
+        """As StreamingSession.stream; `with_logits` as Slot.take."""
         flying: deque[Slot] = deque()
         for blocks, qindex in self._pieces(batches):
             slots = self.slots(len(blocks), SLOTS)
             if (free := next((s for s in slots if s not in flying), None)) is None:
                 while flying and slots[0] in flying:
-                    yield flying.popleft().take()
+                    yield flying.popleft().take(with_logits)
                 free = slots[0]
             free.fill(blocks, qindex)
             free.launch()
             flying.append(free)
         while flying:
-            yield flying.popleft().take()
+            yield flying.popleft().take(with_logits)
 
     def _pieces(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for blocks, qindex in batches:
@@ -178,11 +175,3 @@ class DevicePipeline:
                 stop = start + self.largest
                 yield blocks[start:stop], qindex if isinstance(qindex, int) else qindex[start:stop]
                 start = stop
-
-
-def _joined(parts: list[Prediction]) -> Prediction:
-    return Prediction(
-        np.concatenate([p.logits for p in parts]),
-        np.concatenate([p.probability for p in parts]),
-        np.concatenate([p.partition for p in parts]),
-    )

@@ -19,9 +19,9 @@ from bundle import Bundle
 from errors import MissingComponentError
 from export.compile import CompiledModel, CompileOptions, compile_model
 from infer.cublaslt import CublasLt
-from infer.device_pipeline import SIZES, DevicePipeline, Slot
+from infer.device_pipeline import DevicePipeline, Slot
 from infer.fuse import fuse_products
-from infer.session import Batch, Prediction, SessionInfo, SessionOptions
+from infer.session import SIZES, Batch, Prediction, SessionInfo, SessionOptions
 from infer.torch_session import open_weights
 from train.model import PartitionModel, chain_rule
 
@@ -72,7 +72,7 @@ class FusedSession:
         return self.pipeline.predict(blocks, qindex)
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
-        """Predictions in order, with transfers beside computing; a batch too large for the GPU comes in pieces."""
+        """As StreamingSession.stream."""
         return self.pipeline.stream(batches)
 
 
