@@ -1,0 +1,323 @@
+"""Engines of a bundle: which to build, which to keep, what the manifest says of each.
+
+    model.fp16.onnx ─┬─► model.fp16.sm86.tensorrt-rtx-1.7.1.engine    and .log
+                     ├─► model.fp16.sm89.tensorrt-rtx-1.7.1.engine
+                     └─► model.fp16.sm120.tensorrt-rtx-1.7.1.engine
+
+An engine whose inputs (graph, options, library, GPU) are those of the one that is there is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bundle import MANIFEST_FILE, Bundle, BundleFile, Manifest, sha256_of, write_atomically
+from errors import ArtefactError, MissingComponentError, UsageError
+from export.certificate import ReferenceSet, certify
+from export.engine_builder import BuiltEngine, EngineTask, build_engine
+from export.engine_types import Layer, type_counts
+from infer.cuda import Gpu, local_gpu, spell_sm
+from infer.engine_record import HARDWARE_LEVELS, EngineRecord
+from infer.session import SessionOptions
+from infer.tensorrt_library import MODULES, Library, open_library
+from infer.tensorrt_session import TensorRtSession
+from train.config import Announce, Progress
+
+DEFAULT_SM = (86, 89, 120)
+_DEPTHS = {"uint8": (8,), "int32": (10, 12)}
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Which engines to build.
+
+    Attributes:
+        runtime: "tensorrt" or "tensorrt-rtx".
+        min_batch, opt_batch, max_batch: least, likeliest and largest number of blocks of a call.
+        compute_capabilities: times ten, for tensorrt-rtx; empty takes this machine's GPU, or without one DEFAULT_SM.
+        forms: input forms of the ONNX files to build from: "uint8", "int32".
+        timing_cache: of the full TensorRT: what the builder measured, to start from and to write back.
+        version_compatible: of the full TensorRT: the engine also loads under later versions.
+        hardware_compatible: of the full TensorRT: one of HARDWARE_LEVELS.
+
+    Raises:
+        ValueError: for values that contradict each other or the runtime.
+    """
+
+    runtime: str
+    min_batch: int = 1
+    opt_batch: int = 8160
+    max_batch: int = 65536
+    compute_capabilities: tuple[int, ...] = ()
+    forms: tuple[str, ...] = ("uint8",)
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: str = ""
+
+    def __post_init__(self) -> None:
+        if self.runtime not in MODULES:
+            raise ValueError(f"an engine is of {' or '.join(MODULES)}, not {self.runtime!r}")
+        if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch < 1 << 24:
+            batches = f"{self.min_batch}, {self.opt_batch}, {self.max_batch}"
+            raise ValueError(f"batches must rise: 1 <= --min-batch <= --opt-batch <= --max-batch < 2^24, not {batches}")
+        if not self.forms or set(self.forms) - set(_DEPTHS):
+            raise ValueError(f"engine inputs are uint8 and int32, not {','.join(self.forms) or 'none'}")
+        if self.hardware_compatible not in HARDWARE_LEVELS:
+            raise ValueError(f"hardware compatibility is one of {', '.join(HARDWARE_LEVELS[1:])}")
+        if self.runtime == "tensorrt" and self.compute_capabilities:
+            raise ValueError("--compute-capability is for --engine tensorrt-rtx: tensorrt builds for this machine's GPU")
+        if self.runtime == "tensorrt-rtx":
+            self._refuse_what_only_tensorrt_has()
+
+    def _refuse_what_only_tensorrt_has(self) -> None:
+        for option, given in (
+            ("--timing-cache", self.timing_cache),
+            ("--version-compatible", self.version_compatible),
+            ("--hardware-compatible", self.hardware_compatible),
+        ):
+            if given:
+                raise ValueError(f"{option} is for --engine tensorrt: an engine of tensorrt-rtx is bound to its release")
+
+    def words(self) -> str:
+        """The options as the command line takes them, but for the GPU: of this machine, wherever it is run."""
+        text = f"--engine {self.runtime} --engine-input {','.join(self.forms)}"
+        text += f" --min-batch {self.min_batch} --opt-batch {self.opt_batch} --max-batch {self.max_batch}"
+        text += " --version-compatible" if self.version_compatible else ""
+        return text + (f" --hardware-compatible {self.hardware_compatible}" if self.hardware_compatible else "")
+
+
+def parse_compute_capabilities(text: str) -> tuple[int, ...]:
+    """Compute capabilities times ten from text such as "86,8.9,120"; empty text gives none.
+
+    Raises:
+        UsageError: if it is no such list.
+    """
+    words = [word.strip().replace(".", "") for word in text.split(",")] if text.strip() else []
+    if not all(word.isdecimal() and 50 <= int(word) < 1000 for word in words):
+        raise UsageError(f"--compute-capability {text} is no list of compute capabilities", "write such as 86,89,120")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def previous_engines(root: Path) -> dict[str, BundleFile]:
+    """The engines, and their logs, of the bundle that an export is about to replace; none if there is no sound one."""
+    try:
+        manifest = Manifest.from_json((root / MANIFEST_FILE).read_text(encoding="utf-8"))
+        engines = {n: e for n, e in manifest.files.items() if e.kind == "engine"}
+        logs = {EngineRecord.of(n, e).log for n, e in engines.items()}
+        return {n: manifest.files[n] for n in (*engines, *logs) if sha256_of(root / n) == manifest.files[n].sha256}
+    except (ArtefactError, ValueError, OSError, RecursionError, KeyError):
+        return {}
+
+
+def build_engines(
+    bundle: Bundle,
+    options: EngineOptions,
+    previous: dict[str, BundleFile],
+    rebuild: str,
+    progress: Progress,
+    announce: Announce,
+) -> dict[str, BundleFile]:
+    """Build every engine that the options ask for, or keep the one that is there.
+
+    Args:
+        bundle: with its ONNX files written.
+        options: which engines.
+        previous: from previous_engines.
+        rebuild: the command that builds them again, without the options' own words.
+        progress: told how far the builds are.
+        announce: told one line for each engine.
+
+    Returns:
+        The engines and their logs, for the manifest, in order of building.
+
+    Raises:
+        MissingComponentError: if the library, or the GPU that it builds on, is not there.
+        ArtefactError: if an engine cannot be built, or is not of the precision asked for.
+    """
+    library, gpu = open_library(options.runtime), local_gpu()
+    if gpu is None and options.runtime == "tensorrt":
+        raise MissingComponentError(
+            "tensorrt builds on the GPU that the engine is for, and no CUDA GPU is visible",
+            "build there, or take --engine tensorrt-rtx, which needs no GPU",
+        )
+    sources = [(n, e) for n, e in bundle.manifest.files.items() if e.kind == "onnx" and e.input in options.forms]
+    if unknown := {e.precision for _, e in sources} - {"fp32", "fp16"}:
+        raise MissingComponentError(f"no engine can be built in {', '.join(sorted(unknown))}", "fp32 and fp16 can")
+    targets = _targets(library, options, gpu)
+    files: dict[str, BundleFile] = {}
+    total = 100 * len(sources) * len(targets)
+    for index, (source, entry, sm) in enumerate((s, e, sm) for s, e in sources for sm in targets):
+        record = _record(library, options, gpu, (source, entry), sm, rebuild)
+        name = f"{record.log.removesuffix('.log')}.engine"
+        kept = _kept(name, record, previous)
+        if kept is None:
+            kept = _build(
+                bundle.root, library, (name, entry), (record, options, gpu), _Part(progress, 100 * index, total, name)
+            )
+            size = (bundle.root / name).stat().st_size
+            announce(f"built {name}: {size / 1e6:.1f} MB, {sum(kept[name].engine['layers'].values())} layers, types checked")
+        else:
+            announce(f"kept {name}: nothing that it was built from has changed")
+        files |= kept
+    return files
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Progress of one engine within that of all."""
+
+    progress: Progress
+    start: int
+    total: int
+    text: str
+
+    def __call__(self, share: float) -> None:
+        self.progress(max(1, self.start + int(100 * share)), self.total, self.text)
+
+
+def _targets(library: Library, options: EngineOptions, gpu: Gpu | None) -> tuple[int, ...]:
+    if options.runtime == "tensorrt":
+        assert gpu is not None
+        return (gpu.sm,)
+    wanted = options.compute_capabilities or ((gpu.sm,) if gpu is not None else DEFAULT_SM)
+    for sm in wanted:
+        if not library.has(f"ComputeCapability.SM{sm}"):
+            members = library.module.ComputeCapability.__members__
+            known = ", ".join(spell_sm(int(n[2:])) for n in members if n[2:].isdecimal())
+            whose = "" if options.compute_capabilities else f", this machine's {gpu.name if gpu else ''},"
+            raise MissingComponentError(
+                f"{library.runtime} {library.version} builds nothing for compute capability {spell_sm(sm)}{whose}"
+                f" only for {known}",
+                "name others with --compute-capability, or take --engine tensorrt",
+            )
+    return wanted
+
+
+def _record(
+    library: Library,
+    options: EngineOptions,
+    gpu: Gpu | None,
+    source: tuple[str, BundleFile],
+    sm: int,
+    rebuild: str,
+) -> EngineRecord:
+    """What can be said before it is built."""
+    onnx, entry = source
+    built_on = gpu.name if gpu is not None and options.runtime == "tensorrt" else ""
+    stem = f"{onnx.removesuffix('.onnx')}.sm{sm}.{library.runtime}-{library.release}"
+    inputs = {
+        "onnx": entry.sha256,
+        "library": [library.runtime, library.version],
+        "target": [sm, built_on],
+        "batches": [options.min_batch, options.opt_batch, options.max_batch],
+        "compatible": [options.version_compatible, options.hardware_compatible],
+        "precision": entry.precision,
+    }
+    return EngineRecord(
+        runtime=library.runtime,
+        version=library.version,
+        sm=sm,
+        gpu=built_on,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        min_batch=options.min_batch,
+        opt_batch=options.opt_batch,
+        max_batch=options.max_batch,
+        onnx=onnx,
+        onnx_sha256=entry.sha256,
+        inputs=hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest(),
+        layers={},
+        engine_layers={},
+        log=f"{stem}.log",
+        rebuild=f"{rebuild} {options.words()}",
+    )
+
+
+def _kept(name: str, record: EngineRecord, previous: dict[str, BundleFile]) -> dict[str, BundleFile] | None:
+    """The entries of an engine and its log that were there before, if they are what would be built."""
+    if name not in previous or record.log not in previous:
+        return None
+    before = EngineRecord.of(name, previous[name])
+    if before.inputs != record.inputs:
+        return None
+    entry = replace(previous[name], engine=replace(before, rebuild=record.rebuild).to_dict())
+    return {name: entry, record.log: previous[record.log]}
+
+
+def _build(
+    root: Path,
+    library: Library,
+    target: tuple[str, BundleFile],
+    how: tuple[EngineRecord, EngineOptions, Gpu | None],
+    progress: _Part,
+) -> dict[str, BundleFile]:
+    name, entry = target
+    record, options, gpu = how
+    task = EngineTask(
+        onnx=(root / record.onnx).read_bytes(),
+        name=name,
+        precision=entry.precision,
+        batches=(record.min_batch, record.opt_batch, record.max_batch),
+        sm=record.sm if options.runtime == "tensorrt-rtx" else 0,
+        read_back=gpu is not None and gpu.sm == record.sm,
+        timing_cache=options.timing_cache,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+    )
+    built = build_engine(library, task, progress)
+    record = replace(record, layers=type_counts(built.layers), engine_layers=type_counts(built.engine_layers))
+    write_atomically(root / name, built.plan)
+    write_atomically(root / record.log, _log_text(name, record, built).encode())
+    return {
+        name: BundleFile(
+            sha256_of(root / name), "engine", entry.precision, entry.input, entry.steps, engine=record.to_dict()
+        ),
+        record.log: BundleFile(sha256_of(root / record.log), "report"),
+    }
+
+
+def _log_text(name: str, record: EngineRecord, built: BuiltEngine) -> str:
+    """The build log: what was asked for, what the builder said, and every layer with its types."""
+    parts = [f"{name}", f"{record.runtime} {record.version}, for compute capability {spell_sm(record.sm)}"]
+    parts += [f"profile: {record.min_batch}, {record.opt_batch}, {record.max_batch} blocks", "", *built.log]
+    for title, layers in (("parsed network", built.layers), ("built engine", built.engine_layers)):
+        if layers:
+            parts += ["", f"layers of the {title}: kind, name, types read, types written", *map(_layer_line, layers)]
+    return "\n".join(parts) + "\n"
+
+
+def _layer_line(layer: Layer) -> str:
+    read, written = (",".join(kind for _, kind in tensors) or "-" for tensors in (layer.inputs, layer.outputs))
+    return f"{layer.kind} {layer.name}: {read} -> {written}"
+
+
+def certify_engine(bundle: Bundle, name: str, reference_at: Any, announce: Announce) -> dict[str, Any]:
+    """The parity of an engine by bit depth: certificates if it runs here, else {"not run": why}.
+
+    Args:
+        bundle: that holds it.
+        name: of the engine.
+        reference_at: gives the ReferenceSet of a bit depth.
+        announce: told the result.
+
+    Raises:
+        ParityError: if it runs and does not agree.
+        ArtefactError: if it should run here and does not load.
+    """
+    entry = bundle.manifest.files[name]
+    record = EngineRecord.of(name, entry)
+    gpu = local_gpu()
+    if gpu is None or (refusal := record.refusal(record.version, gpu)):
+        reason = f"not run: needs a GPU of SM {spell_sm(record.sm)}" + ("" if gpu is None else f"; {refusal}")
+        announce(f"parity of {name} {reason}")
+        return {f"{depth} bit": {"not run": reason.removeprefix("not run: ")} for depth in _DEPTHS[entry.input]}
+    certificates = {}
+    for depth in _DEPTHS[entry.input]:
+        session = TensorRtSession(bundle, SessionOptions(depth, entry.precision, form=entry.input), record.runtime)
+        reference: ReferenceSet = reference_at(depth)
+        certificates[f"{depth} bit"] = certify(session, reference, entry.precision, announce)
+    return certificates
