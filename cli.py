@@ -353,12 +353,15 @@ def dataset_show(dataset_dir: Path, names: tuple[str, ...], output_dir: Path | N
 
 @main.command()
 @click.argument("bundle_dir", metavar="BUNDLE", type=folder)
+@click.option("--output-dir", type=folder, help="Where to draw <file>.<runtime>.parity.png.")
 @json_option
-def verify(bundle_dir: Path, as_json: bool) -> None:
-    """Check a bundle's hashes, then its parity on this machine; needs no torch."""
+def verify(bundle_dir: Path, output_dir: Path | None, as_json: bool) -> None:
+    """Check a bundle's hashes, then its parity on this machine beside the export's; needs no torch."""
     from infer.verify import verify_bundle
 
-    _finish(as_json, verify_bundle(bundle_dir, _say))
+    verification = verify_bundle(bundle_dir, _say, output_dir)
+    _finish(as_json, verification.to_json())
+    verification.raise_failures()
 
 
 @main.command()

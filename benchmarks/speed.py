@@ -9,7 +9,6 @@ the machine does falls on all of them alike.
 from __future__ import annotations
 
 import json
-import platform
 import re
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from bundle import Bundle, open_bundle, write_atomically
 from errors import MissingComponentError
+from infer.machine import cpu_name
 from infer.session import Prediction, Session, SessionOptions, open_session
 from infer.verify import read_reference
 
@@ -87,7 +87,7 @@ def run_benchmark(
         for (runtime, precision), seconds in times.items():
             rows.append(_row(runtime, precision, batch, seconds, eager))
             announce(_line(rows[-1]))
-    hardware, date = _hardware(), datetime.now(UTC).date().isoformat()
+    hardware, date = cpu_name(), datetime.now(UTC).date().isoformat()
     result = {
         "hardware": hardware,
         "date": date,
@@ -150,10 +150,3 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['runtime']:20}{row['precision']:>10}{row['batch']:>9,}{row['blocks_per_s']:>12,.0f}"
         f"{row['p50_ms']:>10.1f}{row['p99_ms']:>10.1f}{ratio:>9}"
     )
-
-
-def _hardware() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -1,6 +1,6 @@
 """The compiler's steps in order, each a function model -> model that computes the same map:
 
-fold ─► tabulate ─► merge heads ─► prune ─► lower ─► (precision)
+fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distribute ─► (precision)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from export.cost import chooser
+from export.distribute import distribute_products
 from export.fold import fold_model
 from export.heads import HeadsMergedModel
 from export.lower import LowerOptions, lower_model
@@ -92,6 +93,7 @@ def compile_model(model: PartitionModel, options: CompileOptions) -> tuple[nn.Mo
     pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
     half = options.precision == "fp16"
     lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), half))
-    steps = ("fold", "tabulate", "merge-heads", "prune", f"lower-{options.lower}")
+    distribute_products(lowered)
+    steps = ("fold", "tabulate", "merge-heads", "prune", f"lower-{options.lower}", "distribute")
     compiled = CompiledModel(lowered, torch.float16 if half else torch.float32)
     return compiled.eval(), (*steps, "fp16") if half else steps

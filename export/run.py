@@ -27,12 +27,15 @@ from bundle import (
     write_manifest,
 )
 from errors import MissingComponentError
-from export.certificate import BATCH, ReferenceSet, certify, reference_set
+from export.certificate import certify, reference_set
 from export.compile import CompileOptions, compile_model
 from export.onnx_writer import build_onnx, save_onnx
+from infer.certificate import BATCH, Certificate, ReferenceSet
 from infer.parity import compare, require
+from infer.parity_figure import draw_parity
 from infer.session import SessionOptions, open_session
 from infer.torch_session import reference_prediction
+from infer.verify import REFERENCE_PAIRS
 from partition import HEADS, PARTITION_NAMES
 from train.checkpoint import Run, model_bytes, open_run
 from train.config import Announce
@@ -97,8 +100,8 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
         root.mkdir(parents=True, exist_ok=True)
         # A bundle that is being rewritten is no bundle until its new manifest is there.
         (root / MANIFEST_FILE).unlink(missing_ok=True)
-    reference = reference_set(run.model)
-    files = _write_plain_files(root, run)
+    reference, travelling = reference_set(run.model), reference_set(run.model, REFERENCE_BLOCKS)
+    files = _write_plain_files(root, run, travelling)
     for precision in task.precisions:
         compiled, steps = compile_model(run.model, CompileOptions(task.fold, task.lower, precision))
         if precision == "fp32":
@@ -114,9 +117,10 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
         metrics=run.info.get("evaluation", {}),
         versions=_versions(),
     )
-    manifest = replace(manifest, files=_certified(Bundle(root, manifest), run.model, reference, announce))
+    files = _certified(Bundle(root, manifest), run.model, reference, travelling, announce)
+    manifest = replace(manifest, files=files | _draw_certificates(root, files))
     write_manifest(root, manifest)
-    announce(f"wrote {root}: {', '.join([*files, MANIFEST_FILE])}")
+    announce(f"wrote {root}: {', '.join([*manifest.files, MANIFEST_FILE])}")
     return manifest
 
 
@@ -131,10 +135,9 @@ def _check_compiled(compiled: nn.Module, reference: ReferenceSet, announce: Anno
     announce(f"parity of the compiled model: {report.summary()}")
 
 
-def _write_plain_files(root: Path, run: Run) -> dict[str, BundleFile]:
+def _write_plain_files(root: Path, run: Run, chosen: ReferenceSet) -> dict[str, BundleFile]:
     """The reference's weights, and its answers on blocks of the embedded sample."""
     write_atomically(root / WEIGHTS_FILE, model_bytes(run.model))
-    chosen = reference_set(run.model, REFERENCE_BLOCKS)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, blocks=chosen.blocks[chosen.block], qindex=chosen.qindex, logits=chosen.logits)
     write_atomically(root / REFERENCE_FILE, buffer.getvalue())
@@ -163,21 +166,37 @@ def _write_onnx(
 
 
 def _certified(
-    bundle: Bundle, model: PartitionModel, reference: ReferenceSet, announce: Announce
+    bundle: Bundle, model: PartitionModel, reference: ReferenceSet, travelling: ReferenceSet, announce: Announce
 ) -> dict[str, BundleFile]:
-    """The bundle's files with the parity of each ONNX file on every labelled pair of the sample."""
+    """The bundle's files with the certificates of each ONNX file: on every labelled pair of the sample, and on the
+    pairs that travel with the bundle, which `verify` will hold its own against."""
     files = dict(bundle.manifest.files)
     for name, entry in bundle.manifest.files.items():
         if entry.kind != "onnx":
             continue
-        parity = {}
         # The int32 form is judged at the bit depths that only it serves, on the sample's blocks scaled up.
-        for depth in (8,) if entry.input == "uint8" else (10, 12):
-            session = open_session(bundle, "onnxruntime-cpu", SessionOptions(depth, entry.precision))
-            deep = reference if depth == 8 else _at_depth(reference, model, depth)
-            parity[f"{depth} bit"] = certify(session, deep, entry.precision, announce)
+        sets = {
+            f"{depth} bit": (depth, reference if depth == 8 else _at_depth(reference, model, depth))
+            for depth in ((8,) if entry.input == "uint8" else (10, 12))
+        }
+        parity = {}
+        for key, (depth, pairs) in {**sets, REFERENCE_PAIRS: (8, travelling)}.items():
+            options = SessionOptions(depth, entry.precision, form=entry.input)
+            session = open_session(bundle, "onnxruntime-cpu", options)
+            parity[key] = certify(session, pairs, entry.precision, announce).to_json()
         files[name] = replace(entry, parity=parity)
     return files
+
+
+def _draw_certificates(root: Path, files: dict[str, BundleFile]) -> dict[str, BundleFile]:
+    """A picture of the certificates of each file that has some."""
+    drawn = {}
+    for name, entry in files.items():
+        if entry.parity:
+            path = root / f"{name}.parity.png"
+            write_atomically(path, draw_parity({k: Certificate.from_json(c) for k, c in entry.parity.items()}))
+            drawn[path.name] = BundleFile(sha256_of(path), "report")
+    return drawn
 
 
 def _at_depth(reference: ReferenceSet, model: PartitionModel, depth: int) -> ReferenceSet:
@@ -187,7 +206,8 @@ def _at_depth(reference: ReferenceSet, model: PartitionModel, depth: int) -> Ref
     blocks = (plain << (depth - 8)) | (np.roll(plain, 1, axis=2) & ((1 << (depth - 8)) - 1))
     qindex = reference.qindex[keep]
     logits = reference_prediction(model, blocks, qindex, depth).logits
-    return ReferenceSet(blocks, np.arange(len(keep)), qindex, logits)
+    label = None if reference.label is None else reference.label[keep]
+    return ReferenceSet(blocks, np.arange(len(keep)), qindex, logits, label)
 
 
 def _versions() -> dict[str, str]:

@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import ParityError
-from partition import PARTITION_NAMES, QINDEX_BANDS, chain_rule
+from partition import COVERED, PARTITION_NAMES, QINDEX_BANDS, Partition, chain_rule
 
 PERCENTILES = (50.0, 99.0, 99.9)
+FLIPS_LISTED = 1000
+BIN_EDGES = 10.0 ** np.arange(-8, 2.01, 0.25)
+"""Lower edges of the histogram's bins for logit differences; what is smaller is counted at 0."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,26 @@ TOLERANCES = {
 
 
 @dataclass(frozen=True)
+class Flip:
+    """One pair whose argmax differs from the reference's.
+
+    Attributes:
+        pair: its place among the pairs compared.
+        block: its row among the blocks.
+        qindex: 0-255; -1 if none was given.
+        margin: the reference's top probability minus its second, 0-1.
+        reference, found: names of the likeliest partition by the reference and by the artefact.
+    """
+
+    pair: int
+    block: int
+    qindex: int
+    margin: float
+    reference: str
+    found: str
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """What `compare` found.
 
@@ -55,20 +78,23 @@ class ParityReport:
         count: pairs compared.
         max_abs: largest absolute difference of a logit.
         percentiles: of the absolute differences, by percentile.
+        histogram: how many differences lie in each bin, by the bin's lower edge; bins without any are left out.
         agreement: share of pairs with the same argmax, 0-1.
-        margins: the margin of every flip, descending, 0-1; the largest 1,000.
-        flips: how many there are.
+        flips: how many pairs flip.
+        flipped: the flips with the widest margins, widest first; all of them up to FLIPS_LISTED.
         outside: by margin threshold, the agreement among the pairs whose margin is at least that.
         by_class, by_qindex: agreement by the reference's class and by band of qindex.
-        log_loss, macro_f1: change against the labels (artefact minus reference), if labels were given.
+        log_loss, macro_f1: change against the labels (artefact minus reference), if labels were given; covered counts
+            as NONE.
     """
 
     count: int
     max_abs: float
     percentiles: dict[str, float]
+    histogram: dict[str, int]
     agreement: float
-    margins: tuple[float, ...]
     flips: int
+    flipped: tuple[Flip, ...]
     outside: dict[str, float]
     by_class: dict[str, float]
     by_qindex: dict[str, float] = field(default_factory=dict)
@@ -79,9 +105,27 @@ class ParityReport:
         """Plain values."""
         return asdict(self)
 
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> ParityReport:
+        """The inverse of to_json.
+
+        Raises:
+            KeyError, TypeError, ValueError: if the values are those of no report.
+        """
+        report = ParityReport(**values | {"flipped": tuple(Flip(**f) for f in values["flipped"])})
+        shares = (report.percentiles, report.outside, report.by_class, report.by_qindex, report.histogram)
+        numbers = [report.count, report.max_abs, report.agreement, report.flips, *(f.margin for f in report.flipped)]
+        sum(numbers + [v for part in shares for v in part.values()])  # a TypeError for what is no number
+        return report
+
+    @property
+    def widest(self) -> float:
+        """Margin of the widest flip; 0 without one."""
+        return self.flipped[0].margin if self.flipped else 0.0
+
     def summary(self) -> str:
         """One line for people."""
-        worst = f", widest margin of a flip {self.margins[0]:.2g}" if self.margins else ""
+        worst = f", widest margin of a flip {self.widest:.2g}" if self.flipped else ""
         return (
             f"{self.count:,} pairs, max logit difference {self.max_abs:.2e},"
             f" argmax agreement {100 * self.agreement:.4f} % ({self.flips} flips{worst})"
@@ -92,6 +136,8 @@ def compare(
     reference: NDArray[np.floating],
     logits: NDArray[np.floating],
     qindex: NDArray[np.integer] | None = None,
+    block: NDArray[np.integer] | None = None,
+    label: NDArray[np.integer] | None = None,
 ) -> ParityReport:
     """Measure an artefact against the reference.
 
@@ -99,6 +145,8 @@ def compare(
         reference: the unfolded PyTorch model's logits, float32, CPU: [N, 14].
         logits: the artefact's, [N, 14].
         qindex: 0-255, integer [N], for agreement by band.
+        block: row of each pair's block, integer [N], for the list of flips; None: the pairs' own order.
+        label: 0-9 or COVERED, integer [N], for the change of log loss and macro-F1.
 
     Raises:
         ParityError: if shapes differ, N is 0, or either holds a value that is not finite.
@@ -108,22 +156,39 @@ def compare(
     if not (np.isfinite(reference).all() and np.isfinite(logits).all()):
         raise ParityError("logits hold values that are not finite", "an overflow: try a higher precision")
     difference = np.abs(reference.astype(np.float64) - logits)
-    expected = chain_rule(reference)
+    expected, found = chain_rule(reference), chain_rule(logits)
     top = np.sort(expected, axis=1)
-    margin, wanted = top[:, -1] - top[:, -2], expected.argmax(1)
-    same = wanted == chain_rule(logits).argmax(1)
+    margin, wanted, given = top[:, -1] - top[:, -2], expected.argmax(1), found.argmax(1)
+    same = wanted == given
+    flips = np.flatnonzero(~same)
+    widest = flips[np.argsort(-margin[flips], kind="stable")][:FLIPS_LISTED]
     thresholds = sorted({t.outside for t in TOLERANCES.values()})
+    log_loss, macro_f1 = (None, None) if label is None else _change(expected, found, label)
+
+    def listed(i: int) -> Flip:
+        row, q = i if block is None else block[i], -1 if qindex is None else qindex[i]
+        names = PARTITION_NAMES[wanted[i]], PARTITION_NAMES[given[i]]
+        return Flip(int(i), int(row), int(q), float(margin[i]), *names)
+
     return ParityReport(
         count=len(reference),
         max_abs=float(difference.max()),
         percentiles={f"{p:g}": float(np.percentile(difference, p)) for p in PERCENTILES},
+        histogram=_histogram(difference),
         agreement=float(same.mean()),
-        margins=tuple(float(m) for m in np.sort(margin[~same])[::-1][:1000]),
-        flips=int((~same).sum()),
+        flips=len(flips),
+        flipped=tuple(listed(i) for i in widest),
         outside={f"{t:g}": _share(same[margin >= t]) for t in thresholds},
         by_class={name: _share(same[wanted == i]) for i, name in enumerate(PARTITION_NAMES) if (wanted == i).any()},
         by_qindex={} if qindex is None else _by_band(same, qindex),
+        log_loss=log_loss,
+        macro_f1=macro_f1,
     )
+
+
+def _histogram(difference: NDArray[np.float64]) -> dict[str, int]:
+    counts = np.bincount(np.searchsorted(BIN_EDGES, difference.ravel(), side="right"))
+    return {f"{BIN_EDGES[i - 1]:.3g}" if i else "0": int(n) for i, n in enumerate(counts) if n}
 
 
 def _by_band(same: NDArray[np.bool_], qindex: NDArray[np.integer]) -> dict[str, float]:
@@ -133,6 +198,25 @@ def _by_band(same: NDArray[np.bool_], qindex: NDArray[np.integer]) -> dict[str, 
 
 def _share(same: NDArray[np.bool_]) -> float:
     return float(same.mean()) if len(same) else 1.0
+
+
+def _change(
+    expected: NDArray[np.floating], found: NDArray[np.floating], label: NDArray[np.integer]
+) -> tuple[float, float]:
+    """How much log loss (nats) and macro-F1 (0-1) change from probabilities `expected` to `found`."""
+    true = np.where(label == COVERED, Partition.NONE, label)
+    rows = np.arange(len(true))
+    losses = [-np.log(np.maximum(p[rows, true], 1e-12)).mean() for p in (expected, found)]
+    scores = [_macro_f1(true, p.argmax(1)) for p in (expected, found)]
+    return float(losses[1] - losses[0]), scores[1] - scores[0]
+
+
+def _macro_f1(true: NDArray[np.integer], found: NDArray[np.integer]) -> float:
+    """As train.metrics.macro_f1, which inference has to do without."""
+    count = len(Partition)
+    hits = np.bincount(true[true == found], minlength=count)
+    total = np.bincount(true, minlength=count) + np.bincount(found, minlength=count)
+    return float((2 * hits / np.maximum(total, 1)).mean())
 
 
 def judge(report: ParityReport, row: str) -> list[str]:
@@ -148,8 +232,8 @@ def judge(report: ParityReport, row: str) -> list[str]:
     agreement = report.outside[f"{allowed.outside:g}"]
     if agreement < allowed.agreement:
         found.append(f"argmax agreement {100 * agreement:.4f} %, needed {100 * allowed.agreement:g} %")
-    if allowed.flip_margin is not None and report.margins and report.margins[0] >= allowed.flip_margin:
-        found.append(f"a flip has margin {report.margins[0]:.2g}, allowed below {allowed.flip_margin:g}")
+    if allowed.flip_margin is not None and report.flipped and report.widest >= allowed.flip_margin:
+        found.append(f"a flip has margin {report.widest:.2g}, allowed below {allowed.flip_margin:g}")
     for name, limit, change in (
         ("log loss", allowed.log_loss, report.log_loss),
         ("macro-F1", allowed.macro_f1, report.macro_f1),

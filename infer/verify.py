@@ -1,22 +1,95 @@
 """`cli.py verify`: is this bundle what was exported, and does it compute on this machine what PyTorch computed?
 
+    hashes ─► every file under every runtime that takes it ─► a certificate, beside the export's of the same pairs
+
 The reference's answers travel with the bundle (reference.npz), so this needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import REFERENCE_FILE, Bundle, open_bundle
-from errors import ArtefactError
-from infer.parity import TOLERANCES, compare, require
+from bundle import REFERENCE_FILE, Bundle, BundleFile, open_bundle, write_atomically
+from errors import ArtefactError, MissingComponentError, ParityError
+from infer.certificate import Certificate, ReferenceSet, certificate
+from infer.parity import TOLERANCES
 from infer.session import SessionOptions, open_session
+from infer.verify_table import table
 from partition import LOGITS
+
+RUNTIMES_OF = {"onnx": ("onnxruntime-cpu", "onnxruntime-cuda"), "engine": ("tensorrt",)}
+"""Which runtimes take a file of that kind."""
+
+REFERENCE_PAIRS = "reference"
+"""Under which key of a file's parity the export keeps its certificate on reference.npz."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One file under one runtime.
+
+    Attributes:
+        file: its name.
+        runtime: one of infer.session.RUNTIMES.
+        stored: the export's certificate on the same pairs; None if it left none.
+        found: made here; None if the file was not run.
+        not_run: why not; empty if it was.
+    """
+
+    file: str
+    runtime: str
+    stored: Certificate | None
+    found: Certificate | None
+    not_run: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "file": self.file,
+            "runtime": self.runtime,
+            "stored": self.stored and self.stored.to_json(),
+            "found": self.found and self.found.to_json(),
+            "not_run": self.not_run,
+            "problems": self.problems(),
+        }
+
+    def problems(self) -> list[str]:
+        """What the tolerance forbids."""
+        return self.found.problems() if self.found else []
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found: every file that computes something, under every runtime that takes it."""
+
+    bundle: Path
+    checks: tuple[Check, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for --json."""
+        checks = [check.to_json() for check in self.checks]
+        return {"bundle": str(self.bundle), "passed": not any(c["problems"] for c in checks), "checks": checks}
+
+    def raise_failures(self) -> None:
+        """Raise if a file is out of tolerance.
+
+        Raises:
+            ParityError: naming the first, and how many more.
+        """
+        failed = [check for check in self.checks if check.problems()]
+        if failed:
+            first, more = failed[0], f" ({len(failed) - 1} more above)" if len(failed) > 1 else ""
+            assert first.found is not None
+            raise ParityError(
+                f"{first.file} under {first.runtime}: {'; '.join(first.problems())}{more}",
+                f"{first.found.report.summary()}; tolerance row '{first.found.tolerance}'",
+            )
 
 
 def read_reference(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
@@ -39,46 +112,81 @@ def read_reference(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
     return blocks, qindex, logits
 
 
-def verify_bundle(root: Path, announce: Callable[[str], None]) -> dict[str, Any]:
-    """Check hashes, then the parity of every ONNX file on this machine's CPU.
+def verify_bundle(root: Path, announce: Callable[[str], None], output_dir: Path | None = None) -> Verification:
+    """Check hashes, then the parity of every file under every runtime of this machine.
 
     Args:
         root: the bundle folder.
-        announce: told one line for each check, and what changed since export.
+        announce: told one table for each file and runtime: at export, here, and what changed.
+        output_dir: where to write `<file>.<runtime>.parity.png`; None writes none.
 
     Returns:
-        By file: who computed it, and infer.parity's report.
+        What was found; what is out of tolerance is only reported: see Verification.raise_failures.
 
     Raises:
-        InputError, ArtefactError, MissingComponentError: if the bundle does not open or run here.
-        ParityError: if a file does not agree with the reference.
+        InputError, ArtefactError: if the bundle does not open, or a runtime refuses a file.
+        MissingComponentError: if nothing of it can be run here.
+        ParityError: if answers cannot be compared at all: not finite.
     """
     bundle = open_bundle(root)
     announce(f"{root}: {len(bundle.manifest.files)} files, every SHA-256 as in the manifest")
-    blocks, qindex, expected = read_reference(bundle)
-    result = {}
+    blocks, qindex, logits = read_reference(bundle)
+    reference = ReferenceSet(blocks, np.arange(len(blocks)), qindex, logits)
+    checks = []
+    for check in _checks(bundle, reference):
+        checks.append(check)
+        announce(table(check.file, check.runtime, check.stored, check.found, check.not_run))
+        if output_dir is not None and check.found is not None:
+            path = output_dir / f"{check.file}.{check.runtime}.parity.png"
+            write_atomically(path, _picture(check.stored, check.found))
+            announce(f"wrote {path}")
+    if not checks:
+        raise ArtefactError(f"{root} holds no ONNX file and no engine: there is nothing to verify", "export again")
+    if not any(check.found for check in checks):
+        reasons = "; ".join(dict.fromkeys(check.not_run for check in checks))
+        raise MissingComponentError(f"nothing of {root} can be run here", reasons)
+    return Verification(root, tuple(checks))
+
+
+def _checks(bundle: Bundle, reference: ReferenceSet) -> Iterator[Check]:
     for name, entry in bundle.manifest.files.items():
-        if entry.kind != "onnx":
-            continue
-        # Both input forms take 8-bit samples, the only depth of the reference.
-        options = SessionOptions(8, entry.precision, form=entry.input)
-        session = open_session(bundle, "onnxruntime-cpu", options)
-        if entry.precision not in TOLERANCES:
-            raise ArtefactError(f"{root / name}: no tolerance is known for precision '{entry.precision}'")
-        report = compare(expected, session.predict(blocks, qindex).logits, qindex)
-        require(report, entry.precision, name)
-        announce(f"{session.info.describe()}: {report.summary()}; {_change(entry.parity)}")
-        result[name] = {"computed_by": session.info.describe(), "report": report.to_json()}
-    if not result:
-        raise ArtefactError(f"{root} holds no ONNX file: there is nothing to verify", "export again")
-    return result
+        for runtime in RUNTIMES_OF.get(entry.kind, ()):
+            if entry.precision not in TOLERANCES:
+                raise ArtefactError(f"{bundle.path(name)}: no tolerance is known for precision '{entry.precision}'")
+            found, not_run = _certificate(bundle, name, entry, runtime, reference)
+            yield Check(name, runtime, _stored(entry), found, not_run)
 
 
-def _change(certificates: dict[str, Any]) -> str:
-    """What the export certified, to hold the report here against."""
+def _certificate(
+    bundle: Bundle, name: str, entry: BundleFile, runtime: str, reference: ReferenceSet
+) -> tuple[Certificate | None, str]:
+    # Every input form takes 8-bit samples, the only depth of the reference.
+    options = SessionOptions(8, entry.precision, form=entry.input)
     try:
-        worst = max(float(c["report"]["max_abs"]) for c in certificates.values())
-        computed_by = next(iter(certificates.values()))["computed_by"]
-    except (KeyError, TypeError, ValueError):
-        return "the export left no certificate"
-    return f"at export {worst:.2e} by {computed_by}"
+        session = open_session(bundle, runtime, options)
+    except MissingComponentError as error:
+        return None, error.message
+    except ArtefactError as error:
+        if entry.kind != "engine":
+            raise
+        return None, error.message  # an engine of another GPU, driver or version: refused, but no fault of the bundle's
+    if session.info.file != name:
+        return None, f"this machine runs {session.info.file} instead"
+    return certificate(session, reference, entry.precision), ""
+
+
+def _stored(entry: BundleFile) -> Certificate | None:
+    try:
+        return Certificate.from_json(entry.parity.get(REFERENCE_PAIRS))
+    except ValueError:
+        return None
+
+
+def _picture(stored: Certificate | None, found: Certificate) -> bytes:
+    try:
+        from infer.parity_figure import draw_parity
+    except ImportError:
+        raise MissingComponentError(
+            "matplotlib is not installed", "pip install matplotlib, or no --output-dir"
+        ) from None
+    return draw_parity({"here": found} | ({"at export": stored} if stored else {}))

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import cli as program
+from bundle import sha256_of
 from partition import PARTITION_NAMES
-from tests.helpers import REPO, command, run_program
+from tests.helpers import REPO, command, copy_of, rewrite, run_program
 
 # Changing a name or a default here breaks somebody's script: change docs/DESIGN.md with it.
 OPTIONS = {
@@ -75,7 +76,7 @@ OPTIONS = {
         "--check-parity": False,
         "--json": False,
     },
-    "verify": {"BUNDLE": None, "--json": False},
+    "verify": {"BUNDLE": None, "--output-dir": None, "--json": False},
     "bench": {"[BUNDLE]": "bundles/default", "--batch": "8160", "--output": None, "--json": False},
     "dataset build": {
         "[VIDEO]...": None,
@@ -197,7 +198,7 @@ def test_predict_and_verify_work_where_torch_is_not_installed(blocks, bundle_dir
     assert ended.code == 0 and not ended.complaints
     assert blocks.with_suffix(".partitions.npz").exists()
     ended = run_program("verify", bundle_dir, without=WITHOUT)
-    assert ended.code == 0 and not ended.complaints and "argmax agreement 100.0000 %" in ended.out
+    assert ended.code == 0 and not ended.complaints and "100.0000 %" in ended.out
 
 
 @pytest.mark.parametrize(
@@ -305,15 +306,35 @@ def test_predict_says_what_it_reads_uses_and_writes(cli, blocks, bundle_dir, run
     assert ended.json["blocks"] == 600 and ended.json["parity"]["count"] == 600
 
 
-def test_verify_says_what_it_reads_and_uses(cli, bundle_dir):
-    ended = cli("verify", bundle_dir, "--json")
+def test_verify_says_what_it_reads_and_uses(cli, bundle_dir, tmp_path):
+    ended = cli("verify", bundle_dir, "--output-dir", tmp_path, "--json")
     assert ended.code == 0 and not ended.complaints
-    assert f"{bundle_dir}: 4 files, every SHA-256 as in the manifest" in ended.out
-    for name in ("model.fp32.onnx", "model.fp32.int32.onnx"):
-        assert re.search(rf"CPUExecutionProvider on cpu, fp32 \({name}\): 512 pairs", ended.out)
-        assert ended.json[name]["report"]["count"] == 512
-        assert "CPUExecutionProvider" in ended.json[name]["computed_by"]
+    assert f"{bundle_dir}: 6 files, every SHA-256 as in the manifest" in ended.out
+    assert ended.json["passed"] and len(ended.json["checks"]) == 4
+    for check in ended.json["checks"]:
+        assert f"{check['file']} under {check['runtime']}: " in ended.out
+        if check["runtime"] == "onnxruntime-cpu":
+            assert check["found"]["report"]["count"] == 512
+            assert check["found"]["computed_by"]["provider"] == "CPUExecutionProvider"
+            assert f"wrote {tmp_path / check['file']}.onnxruntime-cpu.parity.png" in ended.out
     assert "at export" in ended.out
+
+
+def test_verify_prints_the_whole_result_and_then_fails(cli, bundle_dir, tmp_path):
+    root = copy_of(bundle_dir, tmp_path / "bundle")
+    with np.load(root / "reference.npz") as archive:
+        arrays = dict(archive)
+    arrays["logits"][7, 3] += 0.002
+    (root / "reference.npz").unlink()
+    np.savez(root / "reference.npz", **arrays)
+    values = json.loads((root / "manifest.json").read_text())
+    values["files"]["reference.npz"]["sha256"] = sha256_of(root / "reference.npz")
+    rewrite(root / "manifest.json", json.dumps(values))
+    ended = cli("verify", root, "--json")
+    assert ended.code == 5 and len(ended.complaints) == 2 and "max logit difference" in ended.complaints[0]
+    assert not ended.json["passed"]
+    assert [bool(c["problems"]) for c in ended.json["checks"]] == [bool(c["found"]) for c in ended.json["checks"]]
+    assert "FAILS 'fp32'" in ended.out
 
 
 def test_bench_says_what_it_reads_uses_and_writes(cli, bundle_dir, tmp_path, monkeypatch):

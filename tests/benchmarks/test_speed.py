@@ -45,7 +45,7 @@ def test_the_result_has_designs_format(bundle_dir, tmp_path, quick):
 
 def test_without_output_the_name_tells_hardware_and_month(bundle_dir, tmp_path, quick, monkeypatch):
     monkeypatch.setattr(benchmarks.speed, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(benchmarks.speed, "_hardware", lambda: "AMD EPYC(tm) 9 / 2 cores ")
+    monkeypatch.setattr(benchmarks.speed, "cpu_name", lambda: "AMD EPYC(tm) 9 / 2 cores ")
     result = run_benchmark(bundle_dir, (4,), None, lambda _: None)
     (path,) = (tmp_path / "results").iterdir()
     assert path.name == f"speed_amd-epyc-tm-9-2-cores_{result['date'].replace('-', '')[:6]}.json"

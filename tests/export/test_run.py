@@ -28,10 +28,15 @@ def test_a_bundle_holds_what_design_says(bundle_dir, run_dir):
         "reference.npz": ("reference", "", ""),
         "model.fp32.onnx": ("onnx", "fp32", "uint8"),
         "model.fp32.int32.onnx": ("onnx", "fp32", "int32"),
+        "model.fp32.onnx.parity.png": ("report", "", ""),
+        "model.fp32.int32.onnx.parity.png": ("report", "", ""),
     }
     assert sorted(p.name for p in bundle_dir.iterdir()) == sorted([*kinds, "manifest.json"])
     depths = {name: sorted(e.parity) for name, e in bundle.manifest.files.items() if e.kind == "onnx"}
-    assert depths == {"model.fp32.onnx": ["8 bit"], "model.fp32.int32.onnx": ["10 bit", "12 bit"]}
+    assert depths == {
+        "model.fp32.onnx": ["8 bit", "reference"],
+        "model.fp32.int32.onnx": ["10 bit", "12 bit", "reference"],
+    }
     assert "fold" in bundle.manifest.files["model.fp32.onnx"].steps
     assert bundle.manifest.metrics == {"all": {"macro_f1": 0.25}}
     assert bundle.manifest.classes[0] == "NONE" and len(bundle.manifest.classes) == 10
@@ -39,7 +44,7 @@ def test_a_bundle_holds_what_design_says(bundle_dir, run_dir):
 
 def test_the_reference_is_the_samples_blocks_over_all_qindex(bundle_dir):
     blocks, qindex, logits = read_reference(open_bundle(bundle_dir))
-    known = {b.tobytes() for b in sample_pairs()[0]}
+    known = {b.tobytes() for b in sample_pairs().blocks}
     assert all(b.tobytes() in known for b in blocks)
     assert len(set(qindex.tolist())) == 256
     assert np.isfinite(logits).all() and logits.std() > 0.5

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from errors import ParityError
-from infer.parity import TOLERANCES, ParityReport, compare, judge, require
-from partition import PARTITION_NAMES
+from infer.parity import BIN_EDGES, TOLERANCES, Flip, ParityReport, compare, judge, require
+from partition import COVERED, PARTITION_NAMES
+from train import metrics
 
 
 def softmax(values):
@@ -29,15 +30,16 @@ def slow_probability(logits):
 
 def slow_compare(reference, logits, qindex):
     """ParityReport's figures, pair by pair."""
-    differences, margins, kept = [], [], []
-    for a, b, q in zip(reference.tolist(), logits.tolist(), qindex.tolist(), strict=True):
+    differences, flips, kept = [], [], []
+    for i, (a, b, q) in enumerate(zip(reference.tolist(), logits.tolist(), qindex.tolist(), strict=True)):
         differences += [abs(x - y) for x, y in zip(a, b, strict=True)]
         p, other = slow_probability(a), slow_probability(b)
         first, second = sorted(p)[::-1][:2]
         same = p.index(max(p)) == other.index(max(other))
         kept.append((same, first - second, PARTITION_NAMES[p.index(max(p))], q))
         if not same:
-            margins.append(first - second)
+            names = PARTITION_NAMES[p.index(max(p))], PARTITION_NAMES[other.index(max(other))]
+            flips.append((first - second, i, 1000 + i, q, *names))
 
     def share(keep):
         chosen = [same for same, *rest in kept if keep(*rest)]
@@ -47,12 +49,22 @@ def slow_compare(reference, logits, qindex):
     return {
         "max_abs": max(differences),
         "agreement": share(lambda *_: True),
-        "flips": len(margins),
-        "margins": sorted(margins, reverse=True),
+        "flips": len(flips),
+        "flipped": sorted(flips, reverse=True),
+        "histogram": slow_histogram(differences),
         "outside": {f"{t:g}": share(lambda m, *_, t=t: m >= t) for t in (0.0, 0.001, 0.05)},
         "by_class": {n: s for n in PARTITION_NAMES if (s := share(lambda m, c, q, n=n: c == n)) is not None},
         "by_qindex": {n: s for n, b in bands.items() if (s := share(lambda m, c, q, b=b: q in b)) is not None},
     }
+
+
+def slow_histogram(differences):
+    counts = {}
+    for value in differences:
+        below = [edge for edge in BIN_EDGES if edge <= value]
+        key = f"{below[-1]:.3g}" if below else "0"
+        counts[key] = counts.get(key, 0) + 1
+    return counts
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 0.1, 3.0])
@@ -62,8 +74,11 @@ def test_compare_is_its_slow_twin(noise, low):
     reference = rng.normal(0, 2, (900, 14)).astype(np.float32)
     logits = reference + rng.normal(0, noise, reference.shape).astype(np.float32)
     qindex = rng.integers(low, 256, 900).astype(np.uint8)
-    expected, found = slow_compare(reference, logits, qindex), compare(reference, logits, qindex)
+    expected, found = slow_compare(reference, logits, qindex), compare(reference, logits, qindex, np.arange(900) + 1000)
     assert found.count == 900
+    flipped = [(f.margin, f.pair, f.block, f.qindex, f.reference, f.found) for f in found.flipped]
+    for mine, slow in zip(flipped, expected.pop("flipped"), strict=True):
+        assert mine == (pytest.approx(slow[0], abs=1e-12), *slow[1:])
     for name, value in expected.items():
         mine = getattr(found, name)
         if isinstance(value, dict):
@@ -73,7 +88,8 @@ def test_compare_is_its_slow_twin(noise, low):
     assert (found.flips > 0) == (noise > 1e-3)
     differences = np.abs(reference.astype(float) - logits)
     assert found.percentiles == pytest.approx({p: np.percentile(differences, float(p)) for p in ("50", "99", "99.9")})
-    assert json.loads(json.dumps(found.to_json()))["flips"] == found.flips
+    assert ParityReport.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert sum(found.histogram.values()) == 900 * 14
     assert f"({found.flips} flips" in found.summary() and "900 pairs" in found.summary()
 
 
@@ -92,7 +108,8 @@ def test_a_flips_margin_is_the_references(gap):
     report = compare(*flipping(gap))
     margin = math.tanh(gap / 2)  # 2 sigmoid(gap) - 1
     assert report.flips == 1 and report.agreement == 0.999
-    assert report.margins == (pytest.approx(margin, rel=1e-4),)
+    assert report.flipped == (Flip(0, 0, -1, pytest.approx(margin, rel=1e-4), "NONE", "HORZ"),)
+    assert report.widest == report.flipped[0].margin
     assert report.max_abs == pytest.approx(2 * gap, rel=1e-6)
     assert report.by_class == {"NONE": 0.999}
     assert report.outside["0.001"] == (0.999 if margin >= 0.001 else 1.0)
@@ -104,15 +121,49 @@ def test_a_flip_of_a_tie_counts():
     logits = reference.copy()
     logits[0, 12] = 49.999
     report = compare(reference, logits)
-    assert report.flips == 1 and report.margins == (0.0,)
+    assert report.flips == 1 and [f.margin for f in report.flipped] == [0.0]
     assert report.outside == {"0": 0.75, "0.001": 1.0, "0.05": 1.0}
 
 
-def test_margins_are_the_widest_thousand():
+def test_the_flips_listed_are_the_widest_thousand():
     reference, logits = flipping(0.5, 3000)
+    reference[:, 0] = logits[:, 0] = np.random.default_rng(0).permutation(3000) / 3000 + 0.001
     logits[:, 0] *= -1
     report = compare(reference, logits)
-    assert report.flips == 2999 and len(report.margins) == 1000
+    assert report.flips == 3000 and len(report.flipped) == 1000
+    assert [f.pair for f in report.flipped] == np.argsort(-reference[:, 0])[:1000].tolist()
+
+
+def test_log_loss_and_macro_f1_change_as_the_metrics_do(real_blocks):
+    rng = np.random.default_rng(1)
+    label = np.where(rng.random(2048) < 0.2, COVERED, real_blocks[2]).astype(np.uint8)
+    reference = rng.normal(0, 1, (2048, 14)).astype(np.float32)
+    logits = reference + rng.normal(0, 0.5, reference.shape).astype(np.float32)
+    qindex = real_blocks[1]
+    before, after = (metrics.evaluate_logits(z, qindex, label)["all"] for z in (reference, logits))
+    found = compare(reference, logits, qindex, label=label)
+    assert found.log_loss == pytest.approx(after["log_loss"] - before["log_loss"], abs=1e-12)
+    assert found.macro_f1 == pytest.approx(after["macro_f1"] - before["macro_f1"], abs=1e-12)
+    assert abs(found.log_loss) > 1e-3 and abs(found.macro_f1) > 1e-4
+    unlabelled = compare(reference, logits, qindex)
+    assert unlabelled.log_loss is None and unlabelled.macro_f1 is None
+
+
+ODD_REPORTS = {
+    "nothing": {},
+    "a word for a number": {"max_abs": "0.1"},
+    "a word for a share": {"by_class": {"NONE": "1"}},
+    "a word for a margin": {"flipped": [{**vars(Flip(0, 0, 0, 0.1, "NONE", "HORZ")), "margin": "x"}]},
+    "a flip without margin": {"flipped": [{"pair": 0}]},
+    "one figure too many": {"colour": 1},
+}
+
+
+@pytest.mark.parametrize("name", ODD_REPORTS)
+def test_what_is_no_report_is_refused(name):
+    values = GOOD.to_json() | ODD_REPORTS[name] if ODD_REPORTS[name] else {}
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        ParityReport.from_json(values)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -137,9 +188,10 @@ GOOD = ParityReport(
     count=100_000,
     max_abs=0.0,
     percentiles={},
+    histogram={},
     agreement=1.0,
-    margins=(),
     flips=0,
+    flipped=(),
     outside={"0": 1.0, "0.001": 1.0, "0.05": 1.0},
     by_class={},
 )
@@ -149,7 +201,7 @@ def with_flips(agreement, margin, inside=1.0):
     """That agreement over all; `inside` outside margin 1e-3 and 0.05."""
     return {
         "agreement": agreement,
-        "margins": (margin, margin / 2),
+        "flipped": tuple(Flip(i, i, 128, m, "NONE", "HORZ") for i, m in enumerate((margin, margin / 2))),
         "flips": 2,
         "outside": {"0": agreement, "0.001": inside, "0.05": inside},
     }

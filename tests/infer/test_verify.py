@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import infer.verify
 from bundle import open_bundle, sha256_of
-from errors import ArtefactError, ParityError
+from errors import ArtefactError, MissingComponentError, ParityError
+from infer.session import open_session
 from infer.verify import read_reference, verify_bundle
 from tests.helpers import copy_of, rewrite
 
@@ -22,6 +24,10 @@ def edit(root, change):
     values = json.loads((root / "manifest.json").read_text())
     change(values)
     rewrite(root / "manifest.json", json.dumps(values))
+
+
+def verify(root):
+    verify_bundle(root, lambda _: None).raise_failures()
 
 
 def rewrite_reference(root, change):
@@ -38,12 +44,95 @@ def rewrite_reference(root, change):
 def test_a_good_bundle_passes_and_every_onnx_file_is_run(bundle):
     heard = []
     result = verify_bundle(bundle, heard.append)
-    assert list(result) == ["model.fp32.onnx", "model.fp32.int32.onnx"]
-    for entry in result.values():
-        assert entry["report"]["count"] == 512 and entry["report"]["agreement"] == 1.0
-        assert entry["report"]["max_abs"] <= 1e-3
-    assert len(heard) == 3 and "every SHA-256" in heard[0]
-    json.dumps(result)
+    result.raise_failures()
+    assert [(c.file, c.runtime) for c in result.checks] == [
+        (name, runtime)
+        for name in ("model.fp32.onnx", "model.fp32.int32.onnx")
+        for runtime in ("onnxruntime-cpu", "onnxruntime-cuda")
+    ]
+    for check in result.checks[::2]:
+        assert check.found.report.count == 512 and check.found.report.agreement == 1.0
+        assert check.found.report.max_abs <= 1e-3 and check.not_run == ""
+        assert check.stored.report == check.found.report, "the same machine computes the same"
+        assert check.stored.computed_by == check.found.computed_by
+    assert len(heard) == 5 and "every SHA-256" in heard[0]
+    values = json.loads(json.dumps(result.to_json()))
+    assert values["passed"] and values["checks"][0]["found"]["machine"]["cpu"]
+
+
+def test_what_cannot_be_run_here_is_listed_with_the_reason(bundle, monkeypatch):
+    def without_cuda(bundle, runtime, options):
+        if runtime == "onnxruntime-cuda":
+            raise MissingComponentError("no CUDA GPU is visible")
+        return open_session(bundle, runtime, options)
+
+    monkeypatch.setattr(infer.verify, "open_session", without_cuda)
+    heard = []
+    checks = verify_bundle(bundle, heard.append).checks
+    assert [c.not_run for c in checks] == ["", "no CUDA GPU is visible"] * 2
+    assert heard[2] == "model.fp32.onnx under onnxruntime-cuda: not run here: no CUDA GPU is visible"
+
+
+def test_where_nothing_can_be_run_nothing_is_verified(bundle, monkeypatch):
+    def missing(bundle, runtime, options):
+        raise MissingComponentError(f"{runtime} is not there")
+
+    monkeypatch.setattr(infer.verify, "open_session", missing)
+    with pytest.raises(MissingComponentError, match="can be run here") as error:
+        verify_bundle(bundle, lambda _: None)
+    assert error.value.hint == "onnxruntime-cpu is not there; onnxruntime-cuda is not there"
+
+
+ENGINES = {
+    "refused": (ArtefactError("engine of sm_120"), "engine of sm_120"),
+    "missing": (MissingComponentError("tensorrt is not installed"), "tensorrt is not installed"),
+    "another one": (None, "this machine runs model.fp32.onnx instead"),
+}
+
+
+@pytest.mark.parametrize("case", ENGINES)
+def test_an_engine_of_another_machine_is_listed_and_no_failure(bundle, monkeypatch, case):
+    error, reason = ENGINES[case]
+
+    def open_engine(bundle, runtime, options):
+        if runtime != "tensorrt":
+            return open_session(bundle, runtime, options)
+        if error:
+            raise error
+        return open_session(bundle, "onnxruntime-cpu", options)
+
+    rewrite(bundle / "model.engine", b"engine")
+    entry = {"sha256": sha256_of(bundle / "model.engine"), "kind": "engine", "precision": "fp32", "input": "uint8"}
+    edit(bundle, lambda v: v["files"].update({"model.engine": entry | {"steps": [], "parity": {}}}))
+    monkeypatch.setattr(infer.verify, "open_session", open_engine)
+    result = verify_bundle(bundle, lambda _: None)
+    result.raise_failures()
+    assert (result.checks[-1].file, result.checks[-1].runtime) == ("model.engine", "tensorrt")
+    assert result.checks[-1].not_run == reason
+
+
+def test_what_changed_since_export_is_marked(bundle):
+    def elsewhere(values):
+        stored = values["files"]["model.fp32.onnx"]["parity"]["reference"]
+        stored["machine"]["cpu"], stored["computed_by"]["version"] = "Z80", "1.2.3"
+        stored["report"]["flips"] = 7
+
+    edit(bundle, elsewhere)
+    heard = []
+    verify_bundle(bundle, heard.append)
+    changed = {line.split()[0]: line for line in heard[1].splitlines() if line.endswith("   changed")}
+    assert changed.keys() == {"flips", "runtime", "cpu"}
+    assert "Z80" in changed["cpu"] and changed["flips"].split() == ["flips", "7", "0", "changed"]
+    assert "changed" not in heard[3]
+
+
+def test_the_pictures_are_written_where_asked(bundle, tmp_path):
+    verify_bundle(bundle, lambda _: None, tmp_path / "pictures")
+    drawn = sorted(p.name for p in (tmp_path / "pictures").iterdir())
+    assert drawn == [f"model.fp32.{form}onnxruntime-cpu.parity.png" for form in ("int32.onnx.", "onnx.")]
+    for name in drawn:
+        with Image.open(tmp_path / "pictures" / name) as image:
+            assert min(image.size) > 300 and len(np.unique(np.asarray(image))) > 20
 
 
 def test_the_reference_is_real_blocks_over_all_qindex(bundle):
@@ -62,7 +151,7 @@ def test_a_changed_reference_is_no_parity(bundle, row, change):
 
     rewrite_reference(bundle, touch)
     with pytest.raises(ParityError) as error:
-        verify_bundle(bundle, lambda _: None)
+        verify(bundle)
     assert error.value.exit_code == 5
 
 
@@ -72,8 +161,8 @@ def test_a_changed_input_is_no_parity(bundle, what):
         arrays[what][:] = 255 - arrays[what]
 
     rewrite_reference(bundle, touch)
-    with pytest.raises(ParityError, match=r"model\.fp32\.onnx: "):
-        verify_bundle(bundle, lambda _: None)
+    with pytest.raises(ParityError, match=r"model\.fp32\.onnx under onnxruntime-cpu: .*more above"):
+        verify(bundle)
 
 
 def test_an_onnx_file_of_other_weights_is_no_parity(bundle):
@@ -89,7 +178,7 @@ def test_an_onnx_file_of_other_weights_is_no_parity(bundle):
     rewrite(path, model.SerializeToString())
     edit(bundle, lambda v: v["files"]["model.fp32.int32.onnx"].update(sha256=sha256_of(path)))
     with pytest.raises(ParityError, match=r"model\.fp32\.int32\.onnx"):
-        verify_bundle(bundle, lambda _: None)
+        verify(bundle)
 
 
 REFERENCES = {
@@ -129,13 +218,19 @@ def test_a_precision_without_tolerance_is_not_verified(bundle):
 
 
 @pytest.mark.parametrize(
-    "parity", [{}, {"8 bit": {}}, {"8 bit": 3}, {"8 bit": {"report": {"max_abs": "x"}}}, {"8 bit": {"report": {}}}]
+    "parity",
+    [{}, {"reference": {}}, {"reference": 3}, {"reference": {"report": {"max_abs": "x"}}}, {"reference": None}],
 )
 def test_an_odd_certificate_does_not_matter(bundle, parity):
     edit(bundle, lambda v: v["files"]["model.fp32.onnx"].update(parity=parity))
     heard = []
     verify_bundle(bundle, heard.append)
-    assert "the export left no certificate" in heard[1] and "at export" in heard[2]
+    assert "the export left no certificate" in heard[1] and "the export left no" not in heard[3]
+
+
+def test_a_certificate_of_an_unknown_tolerance_does_not_matter(bundle):
+    edit(bundle, lambda v: v["files"]["model.fp32.onnx"]["parity"]["reference"].update(tolerance="none"))
+    assert verify_bundle(bundle, lambda _: None).checks[0].stored is None
 
 
 def test_a_session_that_is_off_is_no_parity(bundle, monkeypatch):
@@ -156,4 +251,4 @@ def test_a_session_that_is_off_is_no_parity(bundle, monkeypatch):
 
     monkeypatch.setattr(infer.verify, "open_session", off)
     with pytest.raises(ParityError, match=r"max logit difference 2\.0\de-03"):
-        verify_bundle(bundle, lambda _: None)
+        verify(bundle)
