@@ -66,4 +66,4 @@ class ArtefactError(ToolkitError):
 
 
 class ForeignArtefactError(ArtefactError):
-    """An artefact is sound, but made for another GPU, driver or version of a runtime; the hint says how to remake it."""
+    """An artefact is sound, but made for another GPU, driver or version of a runtime; the hint says how to remake."""

@@ -138,22 +138,24 @@ def _excused(layers: Sequence[Layer], outputs: frozenset[str]) -> set[str]:
     after: set[str] = set()
     excused = set()
     for layer in layers:
+        read, written = _of_type(layer.inputs, FLOATS), _of_type(layer.outputs, FLOATS)
         if layer.kind in PRODUCTS:
             continue
-        if _is_cast(layer, "float32", "float16"):
-            excused.add(layer.name)
-        read, written = _of_type(layer.inputs, FLOATS), _of_type(layer.outputs, FLOATS)
         if read <= before:
             before |= written
-            excused.add(layer.name)
-        elif _is_cast_up(layer) and written & outputs or (read and read <= after | before and read & after):
+        elif (_is_cast_up(layer) and written & outputs) or (read & after and read <= after | before):
             after |= written
-            excused.add(layer.name)
-        elif _is_cast_up(layer) and all(_is_between(r, readers) for r in readers.get(layer.outputs[0][0], [])):
-            excused.add(layer.name)
-        elif _is_between(layer, readers) and all(_is_cast_up(writer[n]) for n in read if n in writer):
-            excused.add(layer.name)
+        elif not (_is_cast(layer, "float32", "float16") or _only_accumulates(layer, readers, writer)):
+            continue
+        excused.add(layer.name)
     return excused
+
+
+def _only_accumulates(layer: Layer, readers: dict[str, list[Layer]], writer: dict[str, Layer]) -> bool:
+    """Whether it is a cast up to a reduction that is cast down again, or that reduction."""
+    if _is_cast_up(layer):
+        return all(_is_between(reader, readers) for reader in readers.get(layer.outputs[0][0], []))
+    return _is_between(layer, readers) and all(_is_cast_up(writer[name]) for name, _ in layer.inputs[:1])
 
 
 def _of_type(tensors: Sequence[tuple[str, str]], kinds: frozenset[str]) -> set[str]:

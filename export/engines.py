@@ -13,22 +13,18 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from bundle import MANIFEST_FILE, Bundle, BundleFile, Manifest, sha256_of, write_atomically
+from bundle import MANIFEST_FILE, BundleFile, Manifest, sha256_of, write_atomically
 from errors import ArtefactError, MissingComponentError, UsageError
-from export.certificate import ReferenceSet, certify
 from export.engine_builder import BuiltEngine, EngineTask, build_engine
 from export.engine_types import Layer, type_counts
 from infer.cuda import Gpu, local_gpu, spell_sm
 from infer.engine_record import HARDWARE_LEVELS, EngineRecord
-from infer.session import SessionOptions
 from infer.tensorrt_library import MODULES, Library, open_library
-from infer.tensorrt_session import TensorRtSession
 from train.config import Announce, Progress
 
 DEFAULT_SM = (86, 89, 120)
-_DEPTHS = {"uint8": (8,), "int32": (10, 12)}
+_FORMS = frozenset({"uint8", "int32"})
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,14 @@ class EngineOptions:
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch < 1 << 24:
             batches = f"{self.min_batch}, {self.opt_batch}, {self.max_batch}"
             raise ValueError(f"batches must rise: 1 <= --min-batch <= --opt-batch <= --max-batch < 2^24, not {batches}")
-        if not self.forms or set(self.forms) - set(_DEPTHS):
+        if not self.forms or set(self.forms) - _FORMS:
             raise ValueError(f"engine inputs are uint8 and int32, not {','.join(self.forms) or 'none'}")
         if self.hardware_compatible not in HARDWARE_LEVELS:
             raise ValueError(f"hardware compatibility is one of {', '.join(HARDWARE_LEVELS[1:])}")
         if self.runtime == "tensorrt" and self.compute_capabilities:
-            raise ValueError("--compute-capability is for --engine tensorrt-rtx: tensorrt builds for this machine's GPU")
+            raise ValueError(
+                "--compute-capability is for --engine tensorrt-rtx: tensorrt builds for the GPU that is there"
+            )
         if self.runtime == "tensorrt-rtx":
             self._refuse_what_only_tensorrt_has()
 
@@ -80,7 +78,7 @@ class EngineOptions:
             ("--hardware-compatible", self.hardware_compatible),
         ):
             if given:
-                raise ValueError(f"{option} is for --engine tensorrt: an engine of tensorrt-rtx is bound to its release")
+                raise ValueError(f"{option} is for --engine tensorrt: tensorrt-rtx binds an engine to its release")
 
     def words(self) -> str:
         """The options as the command line takes them, but for the GPU: of this machine, wherever it is run."""
@@ -114,7 +112,8 @@ def previous_engines(root: Path) -> dict[str, BundleFile]:
 
 
 def build_engines(
-    bundle: Bundle,
+    root: Path,
+    files: dict[str, BundleFile],
     options: EngineOptions,
     previous: dict[str, BundleFile],
     rebuild: str,
@@ -124,7 +123,8 @@ def build_engines(
     """Build every engine that the options ask for, or keep the one that is there.
 
     Args:
-        bundle: with its ONNX files written.
+        root: the bundle's folder, where its ONNX files are written already.
+        files: the bundle's entries so far.
         options: which engines.
         previous: from previous_engines.
         rebuild: the command that builds them again, without the options' own words.
@@ -144,26 +144,29 @@ def build_engines(
             "tensorrt builds on the GPU that the engine is for, and no CUDA GPU is visible",
             "build there, or take --engine tensorrt-rtx, which needs no GPU",
         )
-    sources = [(n, e) for n, e in bundle.manifest.files.items() if e.kind == "onnx" and e.input in options.forms]
+    sources = [(n, e) for n, e in files.items() if e.kind == "onnx" and e.input in options.forms]
     if unknown := {e.precision for _, e in sources} - {"fp32", "fp16"}:
         raise MissingComponentError(f"no engine can be built in {', '.join(sorted(unknown))}", "fp32 and fp16 can")
     targets = _targets(library, options, gpu)
-    files: dict[str, BundleFile] = {}
+    made: dict[str, BundleFile] = {}
     total = 100 * len(sources) * len(targets)
+    progress(0, total, "engines")
     for index, (source, entry, sm) in enumerate((s, e, sm) for s, e in sources for sm in targets):
         record = _record(library, options, gpu, (source, entry), sm, rebuild)
         name = f"{record.log.removesuffix('.log')}.engine"
         kept = _kept(name, record, previous)
         if kept is None:
             kept = _build(
-                bundle.root, library, (name, entry), (record, options, gpu), _Part(progress, 100 * index, total, name)
+                root, library, (name, entry), (record, options, gpu), _Part(progress, 100 * index, total, name)
             )
-            size = (bundle.root / name).stat().st_size
-            announce(f"built {name}: {size / 1e6:.1f} MB, {sum(kept[name].engine['layers'].values())} layers, types checked")
+            size = (root / name).stat().st_size
+            announce(
+                f"built {name}: {size / 1e6:.1f} MB, {sum(kept[name].engine['layers'].values())} layers, types checked"
+            )
         else:
             announce(f"kept {name}: nothing that it was built from has changed")
-        files |= kept
-    return files
+        made |= kept
+    return made
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class _Part:
     text: str
 
     def __call__(self, share: float) -> None:
-        self.progress(max(1, self.start + int(100 * share)), self.total, self.text)
+        self.progress(self.start + max(1, int(100 * share)), self.total, self.text)
 
 
 def _targets(library: Library, options: EngineOptions, gpu: Gpu | None) -> tuple[int, ...]:
@@ -295,29 +298,10 @@ def _layer_line(layer: Layer) -> str:
     return f"{layer.kind} {layer.name}: {read} -> {written}"
 
 
-def certify_engine(bundle: Bundle, name: str, reference_at: Any, announce: Announce) -> dict[str, Any]:
-    """The parity of an engine by bit depth: certificates if it runs here, else {"not run": why}.
-
-    Args:
-        bundle: that holds it.
-        name: of the engine.
-        reference_at: gives the ReferenceSet of a bit depth.
-        announce: told the result.
-
-    Raises:
-        ParityError: if it runs and does not agree.
-        ArtefactError: if it should run here and does not load.
-    """
-    entry = bundle.manifest.files[name]
-    record = EngineRecord.of(name, entry)
-    gpu = local_gpu()
-    if gpu is None or (refusal := record.refusal(record.version, gpu)):
-        reason = f"not run: needs a GPU of SM {spell_sm(record.sm)}" + ("" if gpu is None else f"; {refusal}")
-        announce(f"parity of {name} {reason}")
-        return {f"{depth} bit": {"not run": reason.removeprefix("not run: ")} for depth in _DEPTHS[entry.input]}
-    certificates = {}
-    for depth in _DEPTHS[entry.input]:
-        session = TensorRtSession(bundle, SessionOptions(depth, entry.precision, form=entry.input), record.runtime)
-        reference: ReferenceSet = reference_at(depth)
-        certificates[f"{depth} bit"] = certify(session, reference, entry.precision, announce)
-    return certificates
+def engine_not_run(name: str, entry: BundleFile) -> str:
+    """Why an engine's parity cannot be proven on this machine; empty if it can."""
+    record, gpu = EngineRecord.of(name, entry), local_gpu()
+    if gpu is None:
+        return f"needs a GPU of SM {spell_sm(record.sm)}"
+    refusal = record.refusal(record.version, gpu)
+    return f"needs a GPU of SM {spell_sm(record.sm)}: {refusal}" if refusal else ""

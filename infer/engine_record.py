@@ -83,8 +83,8 @@ class EngineRecord:
         if not self._fits_version(version):
             return f"built by {self.runtime} {self.version}, and {version} is installed"
         if not self._fits_gpu(gpu):
-            built = f" on {self.gpu}" if self.gpu else ""
-            return f"built for compute capability {spell_sm(self.sm)}{built}, and this is {gpu.name} ({spell_sm(gpu.sm)})"
+            built, here = f" on {self.gpu}" if self.gpu else "", f"{gpu.name} of {spell_sm(gpu.sm)}"
+            return f"built for compute capability {spell_sm(self.sm)}{built}, and this is {here}"
         return ""
 
     def _fits_version(self, version: str) -> bool:

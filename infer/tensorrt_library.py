@@ -1,7 +1,7 @@
 """TensorRT and TensorRT for RTX behind one name: the same Python API in two modules that are never mixed.
 
     tensorrt        the full runtime, 10.3 to 11.x: builds on the GPU that the engine is for
-    tensorrt_rtx    for RTX GPUs of compute capability 7.5 to 12.x except 9.0: builds anywhere, compiles the rest on load
+    tensorrt_rtx    for RTX GPUs from 7.5 to 12.x, not 9.0: builds anywhere, compiles the rest on load
 
 What one has and the other has not is asked of the module (`has`), never concluded from a version number.
 """
