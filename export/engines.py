@@ -111,10 +111,55 @@ def previous_engines(root: Path) -> dict[str, BundleFile]:
         return {}
 
 
+@dataclass(frozen=True)
+class EngineTools:
+    """What engines are built with, found to be there before any work begins.
+
+    Attributes:
+        options: which engines.
+        library: the TensorRT.
+        gpu: this machine's; None without one.
+        targets: compute capabilities times ten to build for.
+    """
+
+    options: EngineOptions
+    library: Library
+    gpu: Gpu | None
+    targets: tuple[int, ...]
+
+
+def engine_tools(options: EngineOptions) -> EngineTools:
+    """Find library, GPU and targets.
+
+    Raises:
+        MissingComponentError: if the library, or the GPU that it builds on, is not there, or serves no such target.
+    """
+    library, gpu = open_library(options.runtime), local_gpu()
+    if options.runtime == "tensorrt":
+        if gpu is None:
+            raise MissingComponentError(
+                "tensorrt builds on the GPU that the engine is for, and no CUDA GPU is visible",
+                "build there, or take --engine tensorrt-rtx, which needs no GPU",
+            )
+        return EngineTools(options, library, gpu, (gpu.sm,))
+    targets = options.compute_capabilities or ((gpu.sm,) if gpu is not None else DEFAULT_SM)
+    for sm in targets:
+        if not library.has(f"ComputeCapability.SM{sm}"):
+            members = library.module.ComputeCapability.__members__
+            known = ", ".join(spell_sm(int(n[2:])) for n in members if n[2:].isdecimal())
+            whose = f" ({gpu.name})" if gpu is not None and not options.compute_capabilities else ""
+            raise MissingComponentError(
+                f"{library.runtime} {library.version} builds for {known}, not for compute capability"
+                f" {spell_sm(sm)}{whose}",
+                "name others with --compute-capability, or take --engine tensorrt",
+            )
+    return EngineTools(options, library, gpu, targets)
+
+
 def build_engines(
     root: Path,
     files: dict[str, BundleFile],
-    options: EngineOptions,
+    tools: EngineTools,
     previous: dict[str, BundleFile],
     rebuild: str,
     progress: Progress,
@@ -125,7 +170,7 @@ def build_engines(
     Args:
         root: the bundle's folder, where its ONNX files are written already.
         files: the bundle's entries so far.
-        options: which engines.
+        tools: from engine_tools.
         previous: from previous_engines.
         rebuild: the command that builds them again, without the options' own words.
         progress: told how far the builds are.
@@ -135,37 +180,27 @@ def build_engines(
         The engines and their logs, for the manifest, in order of building.
 
     Raises:
-        MissingComponentError: if the library, or the GPU that it builds on, is not there.
+        MissingComponentError: for a precision that no engine is built in.
         ArtefactError: if an engine cannot be built, or is not of the precision asked for.
     """
-    library, gpu = open_library(options.runtime), local_gpu()
-    if gpu is None and options.runtime == "tensorrt":
-        raise MissingComponentError(
-            "tensorrt builds on the GPU that the engine is for, and no CUDA GPU is visible",
-            "build there, or take --engine tensorrt-rtx, which needs no GPU",
-        )
+    options = tools.options
     sources = [(n, e) for n, e in files.items() if e.kind == "onnx" and e.input in options.forms]
     if unknown := {e.precision for _, e in sources} - {"fp32", "fp16"}:
         raise MissingComponentError(f"no engine can be built in {', '.join(sorted(unknown))}", "fp32 and fp16 can")
-    targets = _targets(library, options, gpu)
     made: dict[str, BundleFile] = {}
-    total = 100 * len(sources) * len(targets)
+    total = 100 * len(sources) * len(tools.targets)
     progress(0, total, "engines")
-    for index, (source, entry, sm) in enumerate((s, e, sm) for s, e in sources for sm in targets):
-        record = _record(library, options, gpu, (source, entry), sm, rebuild)
+    for index, (source, entry, sm) in enumerate((s, e, sm) for s, e in sources for sm in tools.targets):
+        record = _record(tools, source, entry, sm, rebuild)
         name = f"{record.log.removesuffix('.log')}.engine"
         kept = _kept(name, record, previous)
         if kept is None:
-            kept = _build(
-                root, library, (name, entry), (record, options, gpu), _Part(progress, 100 * index, total, name)
-            )
-            size = (root / name).stat().st_size
-            announce(
-                f"built {name}: {size / 1e6:.1f} MB, {sum(kept[name].engine['layers'].values())} layers, types checked"
-            )
+            made |= _build(root, tools, name, entry, record, _Part(progress, 100 * index, total, name))
+            size, layers = (root / name).stat().st_size, sum(made[name].engine["layers"].values())
+            announce(f"built {name}: {size / 1e6:.1f} MB, the types of {layers} layers checked")
         else:
+            made |= kept
             announce(f"kept {name}: nothing that it was built from has changed")
-        made |= kept
     return made
 
 
@@ -182,36 +217,10 @@ class _Part:
         self.progress(self.start + max(1, int(100 * share)), self.total, self.text)
 
 
-def _targets(library: Library, options: EngineOptions, gpu: Gpu | None) -> tuple[int, ...]:
-    if options.runtime == "tensorrt":
-        assert gpu is not None
-        return (gpu.sm,)
-    wanted = options.compute_capabilities or ((gpu.sm,) if gpu is not None else DEFAULT_SM)
-    for sm in wanted:
-        if not library.has(f"ComputeCapability.SM{sm}"):
-            members = library.module.ComputeCapability.__members__
-            known = ", ".join(spell_sm(int(n[2:])) for n in members if n[2:].isdecimal())
-            whose = "" if options.compute_capabilities else f", this machine's {gpu.name if gpu else ''},"
-            raise MissingComponentError(
-                f"{library.runtime} {library.version} builds nothing for compute capability {spell_sm(sm)}{whose}"
-                f" only for {known}",
-                "name others with --compute-capability, or take --engine tensorrt",
-            )
-    return wanted
-
-
-def _record(
-    library: Library,
-    options: EngineOptions,
-    gpu: Gpu | None,
-    source: tuple[str, BundleFile],
-    sm: int,
-    rebuild: str,
-) -> EngineRecord:
+def _record(tools: EngineTools, onnx: str, entry: BundleFile, sm: int, rebuild: str) -> EngineRecord:
     """What can be said before it is built."""
-    onnx, entry = source
-    built_on = gpu.name if gpu is not None and options.runtime == "tensorrt" else ""
-    stem = f"{onnx.removesuffix('.onnx')}.sm{sm}.{library.runtime}-{library.release}"
+    options, library = tools.options, tools.library
+    built_on = tools.gpu.name if tools.gpu is not None and options.runtime == "tensorrt" else ""
     inputs = {
         "onnx": entry.sha256,
         "library": [library.runtime, library.version],
@@ -235,7 +244,7 @@ def _record(
         inputs=hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest(),
         layers={},
         engine_layers={},
-        log=f"{stem}.log",
+        log=f"{onnx.removesuffix('.onnx')}.sm{sm}.{library.runtime}-{library.release}.log",
         rebuild=f"{rebuild} {options.words()}",
     )
 
@@ -252,26 +261,21 @@ def _kept(name: str, record: EngineRecord, previous: dict[str, BundleFile]) -> d
 
 
 def _build(
-    root: Path,
-    library: Library,
-    target: tuple[str, BundleFile],
-    how: tuple[EngineRecord, EngineOptions, Gpu | None],
-    progress: _Part,
+    root: Path, tools: EngineTools, name: str, entry: BundleFile, record: EngineRecord, progress: _Part
 ) -> dict[str, BundleFile]:
-    name, entry = target
-    record, options, gpu = how
+    options = tools.options
     task = EngineTask(
         onnx=(root / record.onnx).read_bytes(),
         name=name,
         precision=entry.precision,
         batches=(record.min_batch, record.opt_batch, record.max_batch),
         sm=record.sm if options.runtime == "tensorrt-rtx" else 0,
-        read_back=gpu is not None and gpu.sm == record.sm,
+        read_back=tools.gpu is not None and tools.gpu.sm == record.sm,
         timing_cache=options.timing_cache,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
     )
-    built = build_engine(library, task, progress)
+    built = build_engine(tools.library, task, progress)
     record = replace(record, layers=type_counts(built.layers), engine_layers=type_counts(built.engine_layers))
     write_atomically(root / name, built.plan)
     write_atomically(root / record.log, _log_text(name, record, built).encode())

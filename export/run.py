@@ -30,7 +30,7 @@ from bundle import (
 from errors import MissingComponentError
 from export.certificate import certify, reference_set
 from export.compile import CompileOptions, compile_model
-from export.engines import EngineOptions, build_engines, engine_not_run, previous_engines
+from export.engines import EngineOptions, build_engines, engine_not_run, engine_tools, previous_engines
 from export.onnx_writer import build_onnx, save_onnx
 from infer.certificate import BATCH, Certificate, ReferenceSet
 from infer.parity import compare, require
@@ -104,6 +104,7 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
     unknown = set(task.precisions) - {"fp32", "fp16"}
     if unknown:
         raise MissingComponentError(f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32 and fp16 can")
+    tools = None if task.engines is None else engine_tools(task.engines)
     run = open_run(task.run)
     announce(f"run {task.run}: trunk {run.model.config.trunk}, weights {run.sha256[:12]}")
     root, previous = task.output_dir, previous_engines(task.output_dir)
@@ -118,8 +119,8 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
         if precision == "fp32":
             _check_compiled(compiled, reference, announce)
         files |= _write_onnx(root, run, compiled, steps, precision)
-    if task.engines is not None:
-        files |= build_engines(root, files, task.engines, previous, task.command(), progress, announce)
+    if tools is not None:
+        files |= build_engines(root, files, tools, previous, task.command(), progress, announce)
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         run_sha256=run.sha256,
