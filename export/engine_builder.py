@@ -106,7 +106,7 @@ def build_engine(library: Library, task: EngineTask, progress: Callable[[float],
     if plan is None:
         raise ArtefactError(f"{library.runtime} cannot build {task.name}: {log.first_error}", "see the first error")
     plan = bytes(plan)
-    engine_layers = _read_back(library, plan, log) if task.read_back else ()
+    engine_layers = _read_back(library, task, plan, log) if task.read_back else ()
     if engine_layers:
         require_engine_types(engine_layers, layers, task.precision, outputs, task.name)
     if task.timing_cache is not None:
@@ -170,10 +170,10 @@ def _target(library: Library, config: Any, sm: int) -> None:
         raise MissingComponentError(f"{library.runtime} {library.version} refuses compute capability {sm}")
 
 
-def _read_back(library: Library, plan: bytes, log: Any) -> tuple[Layer, ...]:
+def _read_back(library: Library, task: EngineTask, plan: bytes, log: Any) -> tuple[Layer, ...]:
     runtime = library.module.Runtime(log)
-    if library.has("Runtime.engine_host_code_allowed"):
-        runtime.engine_host_code_allowed = True  # it was built here, a moment ago
+    if task.version_compatible:
+        runtime.engine_host_code_allowed = True  # of the runtime that such an engine carries
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise ArtefactError(f"the engine does not load where it was built: {log.first_error}", "report it")

@@ -109,7 +109,9 @@ class ITimingCache:
 
 class IBuilderConfig:
     def __init__(self, module):
-        self._module, self._flags, self._profiles, self._cache = module, {module.BuilderFlag.TF32}, [], None
+        self._flags, self._profiles, self._cache = set(), [], None
+        if hasattr(module.BuilderFlag, "TF32"):
+            self._flags.add(module.BuilderFlag.TF32)  # on by default
         self.profiling_verbosity = self.hardware_compatibility_level = self.progress_monitor = None
 
     def set_flag(self, flag):
