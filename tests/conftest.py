@@ -120,6 +120,25 @@ def bundle_dir(exported):
     return exported[0]
 
 
+@pytest.fixture(scope="session")
+def engine_bundle(tmp_path_factory, run_dir):
+    """That run exported with engines of TensorRT for RTX, fp32 and fp16, for the three default GPUs: the bundle, and how
+    it ended. Not to be changed."""
+    pytest.importorskip("tensorrt_rtx")
+    from click.testing import CliRunner
+
+    from cli import main
+
+    root = tmp_path_factory.mktemp("engines") / "bundle"
+    words = ["export", "--run", str(run_dir), "--output-dir", str(root), "--fold-bn", "--json"]
+    words += ["--precision", "fp32,fp16", "--engine", "tensorrt-rtx", "--compute-capability", "86,89,120"]
+    with pytest.MonkeyPatch.context() as patch:
+        _shrink_reference(patch)
+        result = CliRunner().invoke(main, words, prog_name="cli.py")
+    assert result.exit_code == 0, result.output
+    return root, helpers.Ended(result.exit_code, result.stdout, result.stderr)
+
+
 def _shrink_reference(patch) -> None:
     import export.run
 
