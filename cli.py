@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from bundle import TOOLKIT_VERSION
 from console import ErrorBoundary, ProgressLine
 from errors import UsageError
 
@@ -58,7 +59,7 @@ folder = click.Path(path_type=Path)
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
-@click.version_option("0.1.0", prog_name="av1-partition-toolkit")
+@click.version_option(TOOLKIT_VERSION, prog_name="av1-partition-toolkit")
 def main(debug: bool) -> None:
     """Train a predictor of AV1 partitions, export it exactly, predict with it at speed."""
 

@@ -20,11 +20,12 @@ from export.fold import convolution
 
 @dataclass(frozen=True)
 class _Site:
-    """Where a convolution's output is scaled and shifted: names of the two tables, and the node of the shift's."""
+    """Where a convolution's output is scaled and shifted: names of the two tables, the shift's lookup, and the sum."""
 
     scale: str
     shift: str
     shift_node: fx.Node
+    shifted: fx.Node
 
 
 @torch.no_grad()
@@ -44,6 +45,10 @@ def absorb_biases(traced: fx.GraphModule) -> int:
         assert isinstance(conv, nn.Conv2d)
         pairs = {(s.scale, s.shift) if s else None for s in found}
         if conv.bias is None or first is None or len(pairs) > 1:
+            continue
+        # Equal tables are one lookup (export/share.py), so another layer may read this one too.
+        readers = {user for lookup in first.shift_node.users for user in lookup.users}
+        if readers != {site.shifted for site in found if site}:
             continue
         scale, shift = _table(traced, first.scale), _table(traced, first.shift)
         name = f"absorbed{count}"
@@ -68,7 +73,7 @@ def _site(node: fx.Node) -> _Site | None:
     scale, shift = _lookup(scaled, node), _lookup(shifted, scaled)
     if scale is None or shift is None or any(user.target is not operator.getitem for user in shift.users):
         return None
-    return _Site(str(scale.all_input_nodes[1].target), str(shift.all_input_nodes[1].target), shift)
+    return _Site(str(scale.all_input_nodes[1].target), str(shift.all_input_nodes[1].target), shift, shifted)
 
 
 def _lookup(node: fx.Node, value: fx.Node) -> fx.Node | None:

@@ -5,6 +5,7 @@ fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distrib
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ from train.model import PartitionModel
 
 BLOCK_SIZE = 16
 EXAMPLE_BATCH = 3
+
+Observe = Callable[[str, nn.Module, tuple[Tensor, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,15 @@ class CompiledModel(nn.Module):
         return self.core(rows, qindex)
 
 
-def compile_model(model: PartitionModel, options: CompileOptions) -> tuple[nn.Module, tuple[str, ...]]:
+def compile_model(
+    model: PartitionModel, options: CompileOptions, observe: Observe = lambda *_: None
+) -> tuple[nn.Module, tuple[str, ...]]:
     """Compile a model for export.
 
     Args:
         model: in eval mode.
         options: which steps.
+        observe: told each step's name, what it made, and arguments for a batch of one block; first "trained".
 
     Returns:
         The compiled model, and the names of the steps that made it, in order.
@@ -87,13 +93,33 @@ def compile_model(model: PartitionModel, options: CompileOptions) -> tuple[nn.Mo
     Raises:
         ValueError: if the model is in train mode.
     """
+    qindex = torch.zeros(1, dtype=torch.int32)
+    raw = torch.zeros(1, BLOCK_SIZE, BLOCK_SIZE, dtype=torch.uint8), qindex
+    luma, row = (torch.zeros(1, 1, BLOCK_SIZE, BLOCK_SIZE), qindex), (torch.zeros(1, BLOCK_SIZE * BLOCK_SIZE), qindex)
+    steps: list[str] = []
+
+    def done(step: str, made: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        steps.append(step)
+        observe(step, made, arguments)
+
+    done("trained", model, raw)
     if not options.fold:
         return model, ()
+    folded = fold_model(model)
+    done("fold", folded, raw)
+    tabulated = tabulate_model(folded)
+    done("tabulate", tabulated, raw)
+    merged = HeadsMergedModel(tabulated).eval()
+    done("merge-heads", merged, luma)
     example = (torch.zeros(EXAMPLE_BATCH, 1, BLOCK_SIZE, BLOCK_SIZE), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
-    pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
+    pruned = prune_model(merged, example)
+    done("prune", pruned, luma)
     half = options.precision == "fp16"
     lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), half))
+    done(f"lower-{options.lower}", lowered, row)
     distribute_products(lowered)
-    steps = ("fold", "tabulate", "merge-heads", "prune", f"lower-{options.lower}", "distribute")
-    compiled = CompiledModel(lowered, torch.float16 if half else torch.float32)
-    return compiled.eval(), (*steps, "fp16") if half else steps
+    done("distribute", lowered, row)
+    compiled = CompiledModel(lowered, torch.float16 if half else torch.float32).eval()
+    if half:
+        done("fp16", compiled, raw)
+    return compiled, tuple(steps[1:])

@@ -106,9 +106,13 @@ def previous_engines(root: Path) -> dict[str, BundleFile]:
         manifest = Manifest.from_json((root / MANIFEST_FILE).read_text(encoding="utf-8"))
         engines = {n: e for n, e in manifest.files.items() if e.kind == "engine"}
         logs = {EngineRecord.of(n, e).log for n, e in engines.items()}
-        return {n: manifest.files[n] for n in (*engines, *logs) if sha256_of(root / n) == manifest.files[n].sha256}
+        return {n: manifest.files[n] for n in (*engines, *logs) if _is_sound(root / n, manifest.files[n])}
     except (ArtefactError, ValueError, OSError, RecursionError, KeyError):
         return {}
+
+
+def _is_sound(path: Path, entry: BundleFile) -> bool:
+    return path.is_file() and sha256_of(path) == entry.sha256
 
 
 @dataclass(frozen=True)

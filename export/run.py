@@ -19,6 +19,7 @@ from bundle import (
     MANIFEST_FILE,
     REFERENCE_FILE,
     SCHEMA_VERSION,
+    TOOLKIT_VERSION,
     Bundle,
     BundleFile,
     Manifest,
@@ -31,6 +32,7 @@ from errors import MissingComponentError
 from export.certificate import certify, reference_set
 from export.compile import CompileOptions, compile_model
 from export.engines import EngineOptions, build_engines, engine_not_run, engine_tools, previous_engines
+from export.flops import Cost, cost_table, module_cost
 from export.onnx_writer import build_onnx, save_onnx
 from infer.certificate import BATCH, Certificate, ReferenceSet
 from infer.parity import compare, require
@@ -115,10 +117,10 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
     reference, travelling = reference_set(run.model), reference_set(run.model, REFERENCE_BLOCKS)
     files = _write_plain_files(root, run, travelling)
     for precision in task.precisions:
-        compiled, steps = compile_model(run.model, CompileOptions(task.fold, task.lower, precision))
+        compiled, costs = _compiled(run.model, CompileOptions(task.fold, task.lower, precision), announce)
         if precision == "fp32":
             _check_compiled(compiled, reference, announce)
-        files |= _write_onnx(root, run, compiled, steps, precision)
+        files |= _write_onnx(root, run, compiled, costs, precision)
     if tools is not None:
         files |= build_engines(root, files, tools, previous, task.command(), progress, announce)
     manifest = Manifest(
@@ -136,6 +138,18 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
     write_manifest(root, manifest)
     announce(f"wrote {root}: {', '.join([*manifest.files, MANIFEST_FILE])}")
     return manifest
+
+
+def _compiled(model: PartitionModel, options: CompileOptions, announce: Announce) -> tuple[nn.Module, dict[str, Cost]]:
+    """The compiled model, and what it costs: as trained, and after each step."""
+    costs = {}
+
+    def count(step: str, made: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        costs[step] = module_cost(made, arguments)
+
+    compiled, _ = compile_model(model, options, count)
+    announce(f"compiled for {options.precision}:\n{cost_table(costs)}")
+    return compiled, costs
 
 
 def _check_compiled(compiled: nn.Module, reference: ReferenceSet, announce: Announce) -> None:
@@ -162,20 +176,25 @@ def _write_plain_files(root: Path, run: Run, chosen: ReferenceSet) -> dict[str, 
 
 
 def _write_onnx(
-    root: Path, run: Run, compiled: nn.Module, steps: tuple[str, ...], precision: str
+    root: Path, run: Run, compiled: nn.Module, costs: dict[str, Cost], precision: str
 ) -> dict[str, BundleFile]:
+    """The two input forms of one precision; `costs` are those of the trained model and after each step."""
     files = {}
+    _, *steps = costs
     for form in ("uint8", "int32"):
         metadata = {
             "semantics": json.dumps(semantics()),
             "classes": ",".join(PARTITION_NAMES),
             "model": json.dumps(asdict(run.model.config)),
             "run_sha256": run.sha256,
+            "weights_sha256": sha256_of(root / WEIGHTS_FILE),
+            "toolkit": TOOLKIT_VERSION,
             "compile_steps": ",".join(steps),
         }
         name = f"model.{precision}.onnx" if form == "uint8" else f"model.{precision}.int32.onnx"
         save_onnx(build_onnx(compiled, form, metadata), root / name)
-        files[name] = BundleFile(sha256_of(root / name), "onnx", precision, form, steps)
+        digest, cost = sha256_of(root / name), {step: asdict(c) for step, c in costs.items()}
+        files[name] = BundleFile(digest, "onnx", precision, form, tuple(steps), cost=cost)
     return files
 
 
@@ -235,6 +254,7 @@ def _at_depth(reference: ReferenceSet, model: PartitionModel, depth: int) -> Ref
 def _versions() -> dict[str, str]:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return {
+        "toolkit": TOOLKIT_VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnx": onnx.__version__,
