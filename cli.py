@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from bundle import TOOLKIT_VERSION
 from console import ErrorBoundary, ProgressLine
 from errors import UsageError
 
@@ -59,7 +58,7 @@ folder = click.Path(path_type=Path)
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
-@click.version_option(TOOLKIT_VERSION, prog_name="av1-partition-toolkit")
+@click.version_option(package_name="av1-partition-toolkit", prog_name="av1-partition-toolkit")
 def main(debug: bool) -> None:
     """Train a predictor of AV1 partitions, export it exactly, predict with it at speed."""
 
@@ -244,7 +243,7 @@ def _engines(
 @click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw frames.")
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]),
+    type=click.Choice(["auto", "torch", "fused", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]),
     default="auto",
     help="auto takes the fastest that runs here, and says which.",
 )

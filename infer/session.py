@@ -7,10 +7,10 @@ the others.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bundle import Bundle
 from errors import ForeignArtefactError, MissingComponentError
 
-RUNTIMES = ("torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+RUNTIMES = ("torch", "fused", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
 
 
@@ -53,6 +53,10 @@ class SessionInfo:
         return f"{self.runtime} {self.version}, {self.provider} on {self.device}, {self.precision} ({self.file})"
 
 
+Batch = tuple[NDArray[np.integer], NDArray[np.integer] | int]
+"""Blocks [N, 16, 16], uint8 at 8 bit and uint16 above, and their qindex [N], 0-255, or one for all."""
+
+
 class Session(Protocol):
     """A loaded model."""
 
@@ -64,6 +68,25 @@ class Session(Protocol):
         Args:
             blocks: raw luma samples [N, 16, 16], uint8 at 8 bit, uint16 above; N at least 1.
             qindex: 0-255, integer [N].
+        """
+        ...
+
+
+@runtime_checkable
+class StreamingSession(Session, Protocol):
+    """A session that keeps several batches in flight.
+
+    Attributes:
+        batch: the number of blocks that it likes best.
+    """
+
+    batch: int
+
+    def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
+        """Predictions in order; a batch may come back in several pieces.
+
+        Args:
+            batches: read as they are needed.
         """
         ...
 
@@ -138,6 +161,11 @@ def _open(bundle: Bundle, runtime: str, options: SessionOptions) -> Session:
         from infer.torch_session import TorchSession
 
         return TorchSession(bundle, options)
+    if runtime == "fused":
+        _require("torch", "pip install torch")
+        from infer.fused_session import FusedSession
+
+        return FusedSession(bundle, options)
     if runtime in ("onnxruntime-cpu", "onnxruntime-cuda"):
         _require("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
         from infer.onnxruntime_session import OnnxRuntimeSession

@@ -112,6 +112,18 @@ def test_a_precision_that_is_not_there_is_missing(bundle, runtime, precision):
     assert precision in error.value.message + error.value.hint
 
 
+def test_fused_needs_fp16_and_a_gpu(bundle, monkeypatch):
+    import torch
+
+    with pytest.raises(MissingComponentError, match="no fp32") as error:
+        open_session(bundle, "fused", SessionOptions())
+    assert "fp16" in error.value.hint
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingComponentError, match="needs a CUDA GPU") as error:
+        open_session(bundle, "fused", SessionOptions(precision="fp16"))
+    assert error.value.exit_code == 4
+
+
 # --- GPUs -------------------------------------------------------------------------------------------------------------
 
 
