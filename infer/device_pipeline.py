@@ -92,6 +92,37 @@ class Slot:
         return Prediction(logits.copy(), self.probability[part].copy(), self.partition[part].copy())
 
 
+class DeviceBatch:
+    """A batch whose blocks are on the GPU already: no copy to or from the host."""
+
+    def __init__(self, compute: Compute, size: int, dtype: torch.dtype) -> None:
+        self._inputs = (
+            torch.zeros(size, 16, 16, dtype=dtype, device="cuda"),
+            torch.zeros(size, dtype=torch.int32, device="cuda"),
+        )
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                compute(*self._inputs)
+        stream.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self._graph, stream=stream):
+            self._outputs = compute(*self._inputs)
+
+    def predict(self, blocks: Tensor, qindex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, probability and partition of at most `size` blocks, on the current stream.
+
+        Returns:
+            Views of buffers on the GPU, valid until the next call.
+        """
+        for target, value in zip(self._inputs, (blocks, qindex), strict=True):
+            target[: len(blocks)].copy_(value)
+        self._graph.replay()
+        logits, probability, partition = (value[: len(blocks)] for value in self._outputs)
+        return logits, probability, partition
+
+
 class DevicePipeline:
     """Batches of any size through slots of fixed sizes. One thread at a time."""
 

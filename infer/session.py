@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle
-from errors import MissingComponentError
+from errors import ForeignArtefactError, MissingComponentError
 
-RUNTIMES = ("torch", "fused", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt")
-AUTO_ORDER = ("tensorrt", "onnxruntime-cuda", "onnxruntime-cpu")
+RUNTIMES = ("torch", "fused", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
 
 
 SIZES = (1, 64, 1024, 8160, 32400, 65536)
@@ -150,6 +150,7 @@ def open_session(
 
     Raises:
         MissingComponentError: if the runtime cannot run here as asked.
+        ForeignArtefactError: if its engines are for another GPU, driver or version; "auto" passes them over.
     """
     if runtime != "auto":
         return _open(bundle, runtime, options)
@@ -157,7 +158,7 @@ def open_session(
     for candidate in AUTO_ORDER:
         try:
             session = _open(bundle, candidate, options)
-        except MissingComponentError as error:
+        except (MissingComponentError, ForeignArtefactError) as error:
             refused.append(f"{candidate}: {error.message}")
             continue
         for reason in refused:
@@ -182,10 +183,10 @@ def _open(bundle: Bundle, runtime: str, options: SessionOptions) -> Session:
         from infer.onnxruntime_session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(bundle, options, cuda=runtime == "onnxruntime-cuda")
-    if runtime == "tensorrt":
-        raise MissingComponentError(
-            "this bundle holds no TensorRT engine for this machine", "cli.py export --engine tensorrt makes one"
-        )
+    if runtime in ("tensorrt", "tensorrt-rtx"):
+        from infer.tensorrt_session import TensorRtSession
+
+        return TensorRtSession(bundle, options, runtime)
     raise ValueError(f"runtime is one of {', '.join(RUNTIMES)} or auto, not {runtime!r}")
 
 

@@ -10,7 +10,7 @@ import pytest
 import infer.onnxruntime_session
 import infer.session
 from bundle import open_bundle
-from errors import ArtefactError, MissingComponentError
+from errors import ArtefactError, ForeignArtefactError, MissingComponentError
 from infer.onnxruntime_session import BoundBatch, OnnxRuntimeSession
 from infer.parity import compare, judge
 from infer.session import AUTO_ORDER, RUNTIMES, SessionOptions, cuda_devices, open_session
@@ -46,11 +46,11 @@ def only(monkeypatch):
     return install
 
 
-@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
 def test_auto_takes_the_first_that_runs_and_says_why_not_the_others(only, first):
     tried, heard = only(*AUTO_ORDER[first:], "torch"), []
     open_session(None, "auto", SessionOptions(), heard.append)
-    assert tried == ["tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"][: first + 1]
+    assert tried == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu"][: first + 1]
     assert heard == [f"runtime auto passed over {name}: there is no {name}" for name in tried[:-1]]
 
 
@@ -68,6 +68,18 @@ def test_what_was_asked_for_runs_or_nothing_does(only, runtime):
     with pytest.raises(MissingComponentError, match=runtime):
         open_session(None, runtime, SessionOptions())
     assert tried == [runtime]
+
+
+def test_auto_passes_over_engines_of_another_gpu(monkeypatch):
+    def opened(bundle, runtime, options):
+        if runtime == "onnxruntime-cuda":
+            return StandInSession()
+        raise ForeignArtefactError(f"the {runtime} engine is of another GPU")
+
+    heard = []
+    monkeypatch.setattr(infer.session, "_open", opened)
+    open_session(None, "auto", SessionOptions(), heard.append)
+    assert [line for line in heard if "of another GPU" in line] == heard and len(heard) == 2
 
 
 def test_auto_does_not_hide_a_corrupt_artefact(monkeypatch):
@@ -93,11 +105,11 @@ def test_a_library_that_is_not_installed_is_named(bundle, runtime, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime-cpu", "tensorrt"])
+@pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime-cpu", "tensorrt", "tensorrt-rtx"])
 def test_a_precision_that_is_not_there_is_missing(bundle, runtime, precision):
     with pytest.raises(MissingComponentError) as error:
         open_session(bundle, runtime, SessionOptions(precision=precision))
-    assert runtime == "tensorrt" or precision in error.value.message + error.value.hint
+    assert precision in error.value.message + error.value.hint
 
 
 def test_fused_needs_fp16_and_a_gpu(bundle, monkeypatch):
