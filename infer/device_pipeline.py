@@ -84,6 +84,11 @@ class Slot:
         """Until the results are in the pinned buffers."""
         self._stream.synchronize()
 
+    def run(self) -> Prediction:
+        """Launch, wait, and copy out the results of what `fill` wrote."""
+        self.launch()
+        return self.take()
+
     def take(self, with_logits: bool = True) -> Prediction:
         """Wait, and copy out the results of what `fill` wrote; without logits, these are an empty array [0, 14]."""
         self.wait()
