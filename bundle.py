@@ -52,7 +52,9 @@ class BundleFile:
         precision: "fp32", "fp16", "int8"; empty for what has none.
         input: "uint8" for 8-bit blocks, "int32" for blocks of any bit depth with a `bit_depth` input; empty if none.
         steps: the compile steps that made it, in order.
-        parity: certificates (infer/certificate.py) by the pairs compared; empty for what computes nothing.
+        parity: certificates (infer/certificate.py) by the pairs compared; empty for what computes nothing. An engine
+            that could not run where it was built has {"not run": the reason} in place of a certificate.
+        engine: infer.engine_record.EngineRecord as plain values; empty for what is no engine.
         cost: multiply_adds (for one block) and weights (numbers stored) of the model by step, from "trained" on.
     """
 
@@ -62,6 +64,7 @@ class BundleFile:
     input: str = ""
     steps: tuple[str, ...] = ()
     parity: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, dict[str, int]] = field(default_factory=dict)
 
 

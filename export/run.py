@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from bundle import (
 from errors import MissingComponentError
 from export.certificate import certify, reference_set
 from export.compile import CompileOptions, compile_model
+from export.engines import EngineOptions, build_engines, engine_not_run, engine_tools, previous_engines
 from export.flops import Cost, cost_table, module_cost
 from export.onnx_writer import build_onnx, save_onnx
 from infer.certificate import BATCH, Certificate, ReferenceSet
@@ -40,7 +42,7 @@ from infer.torch_session import reference_prediction
 from infer.verify import REFERENCE_PAIRS
 from partition import HEADS, PARTITION_NAMES
 from train.checkpoint import Run, model_bytes, open_run
-from train.config import Announce
+from train.config import Announce, Progress
 from train.model import PartitionModel
 
 REFERENCE_BLOCKS = 4096
@@ -58,6 +60,7 @@ class ExportTask:
         fold: fold BatchNorm; without, the BN nodes stay in the graph.
         lower: "conv" keeps convolutions, "gemm" makes every one a matrix product, "auto" chooses by layer.
         precisions: of the ONNX files.
+        engines: which engines to build of these files; None builds none.
     """
 
     run: Path
@@ -65,6 +68,13 @@ class ExportTask:
     fold: bool = True
     lower: str = "auto"
     precisions: tuple[str, ...] = ("fp32",)
+    engines: EngineOptions | None = None
+
+    def command(self) -> str:
+        """The command line that does the same, but for the engines' own options."""
+        paths = f"--run {shlex.quote(str(self.run))} --output-dir {shlex.quote(str(self.output_dir))}"
+        fold = " --fold-bn" if self.fold else ""
+        return f"cli.py export {paths}{fold} --lower {self.lower} --precision {','.join(self.precisions)}"
 
 
 def semantics() -> dict[str, object]:
@@ -79,12 +89,13 @@ def semantics() -> dict[str, object]:
     }
 
 
-def export_run(task: ExportTask, announce: Announce) -> Manifest:
+def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda *_: None) -> Manifest:
     """Export a run as a bundle.
 
     Args:
         task: what to export, how, and where to.
         announce: told in one line what was read, used and written.
+        progress: told how far the engines are, which can take minutes.
 
     Returns:
         The manifest as written.
@@ -95,9 +106,10 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
     unknown = set(task.precisions) - {"fp32", "fp16"}
     if unknown:
         raise MissingComponentError(f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32 and fp16 can")
+    tools = None if task.engines is None else engine_tools(task.engines)
     run = open_run(task.run)
     announce(f"run {task.run}: trunk {run.model.config.trunk}, weights {run.sha256[:12]}")
-    root = task.output_dir
+    root, previous = task.output_dir, previous_engines(task.output_dir)
     with output_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         # A bundle that is being rewritten is no bundle until its new manifest is there.
@@ -109,6 +121,8 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
         if precision == "fp32":
             _check_compiled(compiled, reference, announce)
         files |= _write_onnx(root, run, compiled, costs, precision)
+    if tools is not None:
+        files |= build_engines(root, files, tools, previous, task.command(), progress, announce)
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         run_sha256=run.sha256,
@@ -187,21 +201,28 @@ def _write_onnx(
 def _certified(
     bundle: Bundle, model: PartitionModel, reference: ReferenceSet, travelling: ReferenceSet, announce: Announce
 ) -> dict[str, BundleFile]:
-    """The bundle's files with the certificates of each ONNX file: on every labelled pair of the sample, and on the
-    pairs that travel with the bundle, which `verify` will hold its own against."""
+    """The bundle's files with the certificates of each ONNX file and engine: on every labelled pair of the sample, and
+    on the pairs that travel with the bundle, which `verify` will hold its own against."""
     files = dict(bundle.manifest.files)
     for name, entry in bundle.manifest.files.items():
-        if entry.kind != "onnx":
+        if entry.kind not in ("onnx", "engine"):
             continue
         # The int32 form is judged at the bit depths that only it serves, on the sample's blocks scaled up.
+        depths = (8,) if entry.input == "uint8" else (10, 12)
+        not_run = engine_not_run(name, entry) if entry.kind == "engine" else ""
+        if not_run:
+            announce(f"parity of {name} not run: {not_run}")
+            keys = (*(f"{depth} bit" for depth in depths), REFERENCE_PAIRS)
+            files[name] = replace(entry, parity={key: {"not run": not_run} for key in keys})
+            continue
+        runtime = str(entry.engine["runtime"]) if entry.kind == "engine" else "onnxruntime-cpu"
         sets = {
-            f"{depth} bit": (depth, reference if depth == 8 else _at_depth(reference, model, depth))
-            for depth in ((8,) if entry.input == "uint8" else (10, 12))
+            f"{depth} bit": (depth, reference if depth == 8 else _at_depth(reference, model, depth)) for depth in depths
         }
         parity = {}
         for key, (depth, pairs) in {**sets, REFERENCE_PAIRS: (8, travelling)}.items():
             options = SessionOptions(depth, entry.precision, form=entry.input)
-            session = open_session(bundle, "onnxruntime-cpu", options)
+            session = open_session(bundle, runtime, options)
             parity[key] = certify(session, pairs, entry.precision, announce).to_json()
         files[name] = replace(entry, parity=parity)
     return files
@@ -211,9 +232,10 @@ def _draw_certificates(root: Path, files: dict[str, BundleFile]) -> dict[str, Bu
     """A picture of the certificates of each file that has some."""
     drawn = {}
     for name, entry in files.items():
-        if entry.parity:
+        made = {key: Certificate.from_json(c) for key, c in entry.parity.items() if "not run" not in c}
+        if made:
             path = root / f"{name}.parity.png"
-            write_atomically(path, draw_parity({k: Certificate.from_json(c) for k, c in entry.parity.items()}))
+            write_atomically(path, draw_parity(made))
             drawn[path.name] = BundleFile(sha256_of(path), "report")
     return drawn
 
