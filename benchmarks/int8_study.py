@@ -13,7 +13,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ import onnxruntime
 from onnx import helper
 from onnxruntime import quantization as stock
 
-from data.dataset import SAMPLE_DIR, BlockSet, load_split, open_dataset
 from export import quantise as ours
 from export.certificate import reference_set
 from export.compile import CompileOptions, compile_model
@@ -36,25 +35,18 @@ from train.checkpoint import open_run
 Feed = dict[str, np.ndarray]
 
 
-def feeds(pairs: BlockSet, count: int, batch: int = 1024) -> Iterator[Feed]:
-    """Pairs of a split drawn at random, as the graph's inputs."""
-    rows = np.random.default_rng(0).permutation(len(pairs))[:count]
-    for part in np.array_split(rows, max(1, count // batch)):
-        yield {"blocks": pairs.blocks[pairs.block[part]], "qindex": pairs.qindex[part].astype(np.int32)}
-
-
 class Reader(stock.CalibrationDataReader):
     """Feeds for the stock tools."""
 
-    def __init__(self, pairs: BlockSet, count: int) -> None:
-        self.left = feeds(pairs, count, 256)
+    def __init__(self, count: int) -> None:
+        self.left = ours.sample_feeds("uint8", count)
 
     def get_next(self) -> Feed | None:
         """The next batch, or None."""
         return next(self.left, None)
 
 
-def variants(model: Any, pairs: BlockSet, folder: Path) -> dict[str, Callable[[], onnx.ModelProto]]:
+def variants(model: Any, folder: Path) -> dict[str, Callable[[], onnx.ModelProto]]:
     """What is compared, by name: functions, since a tool may fail."""
     plain = {
         lower: build_onnx(compile_model(model, CompileOptions(lower=lower))[0], "uint8", {})
@@ -67,7 +59,7 @@ def variants(model: Any, pairs: BlockSet, folder: Path) -> dict[str, Callable[[]
     def quantised(lower: str, top: int = ours.TOP_WEIGHT, count: int = 4096) -> onnx.ModelProto:
         before, ours.TOP_WEIGHT = ours.TOP_WEIGHT, top
         try:
-            return ours.quantise(plain[lower], ours.calibrate(plain[lower], feeds(pairs, count)))
+            return ours.quantise(plain[lower], ours.calibrate(plain[lower], ours.sample_feeds("uint8", count)))
         finally:
             ours.TOP_WEIGHT = before
 
@@ -77,7 +69,7 @@ def variants(model: Any, pairs: BlockSet, folder: Path) -> dict[str, Callable[[]
 
     def static(lower: str, form: stock.QuantFormat, method: stock.CalibrationMethod) -> onnx.ModelProto:
         stock.quantize_static(
-            *(files[lower], folder / "out.onnx", Reader(pairs, 1024), form),
+            *(files[lower], folder / "out.onnx", Reader(1024), form),
             **{"per_channel": True, "calibrate_method": method},
         )
         return onnx.load(folder / "out.onnx")
@@ -103,7 +95,6 @@ def variants(model: Any, pairs: BlockSet, folder: Path) -> dict[str, Callable[[]
         "stock static Q/DQ, auto, min-max": lambda: static("auto", form.QDQ, method.MinMax),
         "stock static Q/DQ, gemm, min-max": lambda: static("gemm", form.QDQ, method.MinMax),
         "stock static QOperator, gemm, min-max": lambda: static("gemm", form.QOperator, method.MinMax),
-        "stock static Q/DQ, gemm, percentile": lambda: static("gemm", form.QDQ, method.Percentile),
         "weights only, MatMulNBits 8 bit": weights_only,
     }
 
@@ -173,27 +164,30 @@ def main() -> None:
     parser.add_argument("--batch", default="64,4080")
     parser.add_argument("--only", default="", help="Variants whose name matches this; the fp32 ones always.")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--speed-only", action="store_true", help="Leave accuracy out.")
     given = parser.parse_args()
-    threads, batches = ([int(n) for n in text.split(",")] for text in (given.threads, given.batch))
+    threads, batches = ([int(n) for n in text.split(",") if n] for text in (given.threads, given.batch))
     run = open_run(given.run)
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     vnni = [flag for flag in ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8") if f" {flag} " in flags]
     result: dict[str, Any] = {"cpu": cpu_name(), "flags": vnni, "onnxruntime": onnxruntime.__version__}
     result |= {"trunk": run.model.config.trunk, "run_sha256": run.sha256, "accuracy": {}, "speed": []}
     print(json.dumps(result), flush=True)
-    reference, pairs = reference_set(run.model), load_split(open_dataset(SAMPLE_DIR), "train")
+    reference = reference_set(run.model, 4096 if given.speed_only else None)
     models = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in variants(run.model, pairs, Path(folder)).items():
+        for name, make in variants(run.model, Path(folder)).items():
             if not name.startswith("fp32") and not re.search(given.only, name):
                 continue
             try:
                 models[name] = make()
-                result["accuracy"][name] = accuracy(models[name], reference, max(threads))
+                if not given.speed_only:
+                    result["accuracy"][name] = accuracy(models[name], reference, max(threads, default=2))
             except Exception as error:  # a tool that fails is a result too
                 models.pop(name, None)
                 result["accuracy"][name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
-            print(f"{name:40}{json.dumps(result['accuracy'][name])}", flush=True)
+            print(f"{name:40}{json.dumps(result['accuracy'].get(name))}", flush=True)
+            given.output.write_text(json.dumps(result, indent=1) + "\n")
     for count in threads:
         for batch in batches:
             found = speed(models, reference, batch, count, given.rounds)

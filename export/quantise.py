@@ -6,12 +6,13 @@
 
 Weights have 7 bits: the CPUs that multiply bytes without VNNI add two products in 16 bits, and 2 * 255 * 63 fits there,
 so every CPU computes the same. The first product stays float32, since in a weight of 8 bits the mean of the samples
-would outweigh their texture; so do products too small to gain.
+would outweigh their texture; so do products too small to gain, and those that ONNX Runtime would multiply as floats
+all the same. It is a file for CPUs: TensorRT takes no rows of unsigned bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,58 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
+from data.dataset import SAMPLE_DIR, load_split, open_dataset
+
 TOP_WEIGHT = 63
 TOP_ROW = 255
 SMALLEST = 25_000
 """Weights that a product must have to be worth the conversion of its rows."""
+
+CALIBRATION_PAIRS = 4096
+_BATCH = 1024
 
 Range = tuple[float, float]
 """Least and largest value of a row's entries over the calibration blocks."""
 
 
 def quantisable(proto: onnx.ModelProto) -> list[NodeProto]:
-    """The products to quantise: constant matrix and bias, large, and not the first behind the samples.
+    """The products to quantise: those that ONNX Runtime then multiplies as bytes, large, and not the first.
 
     Args:
         proto: a float32 graph from export.onnx_writer.build_onnx, lowered to products.
     """
+    readers = _readers(proto)
+    return [node for node in _candidates(proto) if _stays_a_product(node, readers.get(node.output[0], []))]
+
+
+def rounded_rows(proto: onnx.ModelProto) -> list[str]:
+    """The rows that become bytes: what quantised products read, and every ReLU of one, so that its product can write
+    bytes.
+
+    Args:
+        proto: as `quantisable` takes it.
+    """
+    products = quantisable(proto)
+    return sorted({node.input[0] for node in products} | _relus_of(proto, products))
+
+
+def _readers(proto: onnx.ModelProto) -> dict[str, list[NodeProto]]:
+    readers: dict[str, list[NodeProto]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _relus_of(proto: onnx.ModelProto, products: list[NodeProto]) -> set[str]:
+    values = {node.output[0] for node in products}
+    return {node.output[0] for node in proto.graph.node if node.op_type == "Relu" and node.input[0] in values}
+
+
+def _candidates(proto: onnx.ModelProto) -> list[NodeProto]:
+    """Large products with constant matrix and bias behind another product or convolution."""
     constants = {i.name: i for i in proto.graph.initializer}
-    multiplied: set[str] = set()  # values behind a product
+    multiplied: set[str] = set()
     found = []
     for node in proto.graph.node:
         product = node.op_type in ("Gemm", "MatMul") and node.input[1] in constants
@@ -50,6 +86,33 @@ def quantisable(proto: onnx.ModelProto) -> list[NodeProto]:
     return found
 
 
+def _stays_a_product(node: NodeProto, readers: list[NodeProto]) -> bool:
+    """Whether ONNX Runtime fuses it with its Q/DQ: not if it first fuses it with a sum, nor if only one of several
+    readers takes bytes."""
+    kinds = {reader.op_type for reader in readers}
+    if len(readers) > 1:
+        return "Relu" not in kinds
+    return node.op_type == "Gemm" or kinds != {"Add"}
+
+
+def sample_feeds(form: str, count: int = CALIBRATION_PAIRS) -> Iterator[dict[str, NDArray]]:
+    """Pairs of the embedded sample's training split, drawn at random, as the graph's inputs in batches.
+
+    Args:
+        form: "uint8" or "int32", the input form; the samples are 8-bit in both.
+        count: pairs.
+
+    Raises:
+        InputError: if the sample is damaged.
+    """
+    pairs = load_split(open_dataset(SAMPLE_DIR), "train")
+    drawn = np.random.default_rng(0).permutation(len(pairs))[:count]
+    for start in range(0, len(drawn), _BATCH):
+        rows = drawn[start : start + _BATCH]
+        feed = {"blocks": pairs.blocks[pairs.block[rows]].astype(form), "qindex": pairs.qindex[rows].astype(np.int32)}
+        yield feed if form == "uint8" else feed | {"bit_depth": np.array(8, np.int32)}
+
+
 def calibrate(proto: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray]]) -> dict[str, Range]:
     """The ranges of the rows that `quantise` needs, under ONNX Runtime on the CPU.
 
@@ -57,7 +120,7 @@ def calibrate(proto: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray]]) ->
         proto: as `quantisable` takes it.
         feeds: the graph's inputs, batch by batch; real blocks.
     """
-    names = sorted({node.input[0] for node in quantisable(proto)})
+    names = rounded_rows(proto)
     traced = onnx.ModelProto()
     traced.CopyFrom(proto)
     del traced.graph.output[:]
@@ -95,14 +158,19 @@ class _Quantiser:
     def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
         self.graph, self.ranges = model.graph, ranges
         self.constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-        self.products = {node.output[0] for node in quantisable(model)}
+        products = quantisable(model)
+        self.products = {node.output[0] for node in products}
+        self.relus = _relus_of(model, products)
         self.made: set[str] = set()
         self.nodes: list[NodeProto] = []
 
     def run(self) -> None:
         for node in list(self.graph.node):
             if node.output[0] in self.products:
-                self._weights(node, self._row(node))
+                self._weights(node, self._row(node, 0))
+            for i, name in enumerate(node.input):
+                if name in self.relus:
+                    self._row(node, i)
             self.nodes.append(node)
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
@@ -111,15 +179,15 @@ class _Quantiser:
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
 
-    def _row(self, node: NodeProto) -> np.float32:
-        name = node.input[0]
+    def _row(self, node: NodeProto, which: int) -> np.float32:
+        name = node.input[which]
         scale, zero = row_parameters(self.ranges[name])
         if name not in self.made:
             self.made.add(name)
             arguments = [self._constant(f"{name}.scale", scale), self._constant(f"{name}.zero", zero)]
             self._add("QuantizeLinear", [name, *arguments], f"{name}.8")
             self._add("DequantizeLinear", [f"{name}.8", *arguments], f"{name}.rounded")
-        node.input[0] = f"{name}.rounded"
+        node.input[which] = f"{name}.rounded"
         return scale
 
     def _weights(self, node: NodeProto, row_scale: np.float32) -> None:
