@@ -8,7 +8,7 @@ that rebuilds it. Device memory comes from the driver itself (infer/cuda.py): ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,13 +84,10 @@ class TensorRtSession:
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict; splits batches that the engine's profile does not hold."""
         self._driver.enter()
-        parts = [self._run(blocks[i : i + n], qindex[i : i + n]) for i, n in self._chunks(len(blocks))]
+        chunks = [slice(start, start + self._most) for start in range(0, len(blocks), self._most)]
+        parts = [self._run(blocks[chunk], qindex[chunk]) for chunk in chunks]
         logits, probability, partition = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Prediction(logits, probability, partition.astype(np.uint8))
-
-    def _chunks(self, count: int) -> Iterator[tuple[int, int]]:
-        for start in range(0, count, self._most):
-            yield start, min(self._most, count - start)
 
     def _run(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> tuple[NDArray[Any], ...]:
         """One call of the engine; a batch smaller than the profile's least is filled up with zeros."""
