@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -22,20 +24,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed import RESULTS
+from benchmarks.speed import RESULTS, result_name
 from bundle import Bundle, open_bundle, write_atomically
+from data.dataset import load_split, open_dataset
+from errors import MissingComponentError
 from export.compile import CompileOptions, compile_model
 from export.flops import multiply_adds
 from export.onnx_writer import build_onnx
+from infer.blocks import open_blocks
 from infer.device_pipeline import SLOTS, Slot
 from infer.fused_session import FusedSession
-from infer.session import SessionOptions
-from infer.torch_session import open_weights
+from infer.parity import compare, judge
+from infer.session import SessionOptions, open_session
+from infer.stream import predict_stream
+from infer.torch_session import TorchSession, open_weights
 from infer.verify import read_reference
 from train.model import PartitionModel, chain_rule
 
 BATCHES = (1, 64, 1024, 8160, 32400, 65536, 262144)
-GROUPS = ("fused", "eager", "compile", "onnxruntime")
+GROUPS = ("fused", "eager", "onnxruntime", "compile", "parity", "predict", "soak")
+SOAK_BLOCKS = 10**9
+FILE_BLOCKS = 20_000_000
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 FRAMES = {"1080p": 8160, "4K": 32400}
 Outputs = tuple[Tensor, Tensor, Tensor]
 Call = Callable[[Tensor, Tensor], Outputs]
@@ -59,7 +69,7 @@ class Bench:
     """One run: its ceilings, rows and files."""
 
     def __init__(self, bundle: Bundle, output: Path) -> None:
-        self.bundle, self.output = bundle, output
+        self.bundle = bundle
         self.model, _ = open_weights(bundle)
         blocks, qindex, _ = read_reference(bundle)
         self._blocks, self._qindex = torch.from_numpy(blocks), torch.from_numpy(qindex.astype(np.int32))
@@ -74,6 +84,7 @@ class Bench:
             "flop_per_block": self.flop,
             "rows": [],
         }
+        self.path = output / result_name(self.result["hardware"], self.result["date"])
         print(
             "ceilings", json.dumps(self.result["ceiling"]), f"network {self.flop / 1e6:.2f} MFLOP a block", flush=True
         )
@@ -100,10 +111,18 @@ class Bench:
             row["share_of_h2d"] = rate * 260 / 1e9 / self.result["ceiling"]["h2d_gbps"]
             row["frames_per_s"] = {name: rate / blocks for name, blocks in FRAMES.items()}
         self.result["rows"].append(row)
-        write_atomically(self.output / "gpu_speed.json", (json.dumps(self.result, indent=1) + "\n").encode())
+        self._write()
         shown = f"{row['blocks_per_s'] / 1e6:8.3f} M/s" if "blocks_per_s" in row else row.get("error", "")
         times = "".join(f"  {k} {row[k]:.4f}" for k in ("p50_ms", "p99_ms") if k in row)
         print(f"{runtime:34}{precision:5}{batch:>8,} {path:7}{shown}{times}", flush=True)
+
+    def note(self, name: str, figures: dict[str, Any]) -> None:
+        """Note something that is no row, and write the file."""
+        self.result.setdefault("notes", {})[name] = figures
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.path, (json.dumps(self.result, indent=1) + "\n").encode())
 
     def device_row(self, runtime: str, precision: str, batch: int, call: Call, graph: bool) -> None:
         """Time a call on device tensors by CUDA events, in a CUDA graph if asked for."""
@@ -277,6 +296,87 @@ class _BoundOnce:
         return self._call(), blocks, qindex
 
 
+def check_parity(bench: Bench, dataset: Path) -> None:
+    """DESIGN's parity of every runtime on every labelled pair of a dataset; the reference is computed on the CPU."""
+    opened = open_dataset(dataset)
+    splits = [load_split(opened, name) for name in ("train", "val", "test")]
+    sessions = {("fused", "fp16"): open_session(bench.bundle, "fused", SessionOptions(precision="fp16"))}
+    for precision in ("fp32", "fp16"):
+        try:
+            key = "onnxruntime-cuda", precision
+            sessions[key] = open_session(bench.bundle, "onnxruntime-cuda", SessionOptions(precision=precision))
+        except MissingComponentError as error:
+            bench.note(f"parity onnxruntime-cuda {precision}", {"left out": error.message})
+    reference = TorchSession.of_model(open_weights(bench.bundle)[0], 8)
+    expected, found, all_qindex = [], {key: [] for key in sessions}, []  # type: ignore[var-annotated]
+    for split in splits:
+        for start in range(0, len(split), 1 << 16):
+            part = slice(start, start + (1 << 16))
+            blocks, qindex = split.blocks[split.block[part]], split.qindex[part]
+            expected.append(reference.predict(blocks, qindex).logits)
+            all_qindex.append(qindex)
+            for key, session in sessions.items():
+                found[key].append(session.predict(blocks, qindex).logits)
+    for key, parts in found.items():
+        report = compare(np.concatenate(expected), np.concatenate(parts), np.concatenate(all_qindex))
+        broken = judge(report, key[1])
+        figures = {"info": vars(sessions[key].info), "broken": broken, "report": report.to_json()}
+        bench.note(f"parity {key[0]} {key[1]}", figures)
+        print(f"parity {key[0]} {key[1]}: {report.summary()}; {broken or 'holds'}", flush=True)
+
+
+def time_predict(bench: Bench) -> None:
+    """`predict` of a .npy of 20 million blocks, from the page cache to the result file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "blocks.npy"
+        blocks = bench.inputs(1 << 16)[0].numpy()
+        with path.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (FILE_BLOCKS, 16, 16)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, FILE_BLOCKS, len(blocks)):
+                file.write(blocks[: FILE_BLOCKS - start].data)
+        session = FusedSession(bench.bundle, SessionOptions(precision="fp16"))
+        session.pipeline.slots(session.batch, SLOTS)
+        for _ in range(2):  # the second finds the file in the page cache
+            summary = predict_stream(open_blocks(path), 128, session, Path(folder) / "out.npz", lambda *_: None)
+        bench.row("fused, cli.py predict", "fp16", session.batch, "file", blocks_per_s=summary.blocks / summary.seconds)
+
+
+def soak(bench: Bench) -> None:
+    """A thousand million blocks through one session: the same bits each time, and memory that does not grow."""
+    session = FusedSession(bench.bundle, SessionOptions(precision="fp16"))
+    slots = session.pipeline.slots(session.batch, SLOTS)
+    blocks, qindex = (t.numpy() for t in bench.inputs(session.batch))
+    for slot in slots:
+        slot.fill(blocks, qindex)
+    first = slots[0].run()
+    memory = []
+    rounds = -(-SOAK_BLOCKS // session.batch)
+    start = time.monotonic()
+    for number in range(rounds):
+        slot = slots[number % len(slots)]
+        slot.wait()
+        if number >= len(slots) and number % 97 == 0:
+            same = all((getattr(slot, n) == getattr(first, n)).all() for n in ("logits", "probability", "partition"))
+            if not same:
+                raise RuntimeError(f"other results in batch {number}")
+        slot.launch()
+        if number % (rounds // 10) == 0:
+            memory.append((torch.cuda.memory_reserved() >> 20, resident_mib()))
+    for slot in slots:
+        slot.wait()
+    seconds = time.monotonic() - start
+    figures = {"blocks": rounds * session.batch, "seconds": seconds, "reserved_and_resident_mib": memory}
+    bench.note("soak", figures)
+    print(f"soak: {figures}", flush=True)
+
+
+def resident_mib() -> int:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
 def draw_roofline(result: dict[str, Any], path: Path) -> None:
     """Blocks a second by batch, under the ceilings of the matrix units and of PCIe."""
     import matplotlib
@@ -310,10 +410,13 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for gpu_speed.json and gpu_speed.png")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="folder for speed_<hardware>_<yyyymm>.json and .png"
+    )
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--batches", default=",".join(str(b) for b in BATCHES))
     parser.add_argument("--compile-batches", default="8160,65536", help="autotuning takes minutes for each")
+    parser.add_argument("--dataset", type=Path, help="folder of a dataset, for parity on all of it")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     batches = tuple(int(b) for b in args.batches.split(","))
@@ -328,9 +431,15 @@ def main() -> None:
             run_onnxruntime(bench, batches)
         elif group == "compile":
             run_compile(bench, tuple(int(b) for b in args.compile_batches.split(",")))
+        elif group == "parity":
+            check_parity(bench, args.dataset or SAMPLE)
+        elif group == "predict":
+            time_predict(bench)
+        elif group == "soak":
+            soak(bench)
         else:
             parser.error(f"group is one of {', '.join(GROUPS)}, not {group!r}")
-    draw_roofline(bench.result, args.output / "gpu_speed.png")
+    draw_roofline(bench.result, bench.path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

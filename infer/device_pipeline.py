@@ -17,11 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.session import Batch, Prediction
+from infer.session import SIZES, Batch, Prediction, joined
 from partition import LOGITS, Partition
-
-SIZES = (1, 64, 1024, 8160, 32400, 65536)
-"""Batches that graphs are captured for: from one block over frames of 1080p and 4K to what fills the GPU."""
 
 SLOTS = 3
 _WARM_UP = 3
@@ -87,11 +84,48 @@ class Slot:
         """Until the results are in the pinned buffers."""
         self._stream.synchronize()
 
-    def take(self) -> Prediction:
-        """Wait, and copy out the results of what `fill` wrote."""
+    def run(self) -> Prediction:
+        """Launch, wait, and copy out the results of what `fill` wrote."""
+        self.launch()
+        return self.take()
+
+    def take(self, with_logits: bool = True) -> Prediction:
+        """Wait, and copy out the results of what `fill` wrote; without logits, these are an empty array [0, 14]."""
         self.wait()
         part = slice(0, self._count)
-        return Prediction(self.logits[part].copy(), self.probability[part].copy(), self.partition[part].copy())
+        logits = self.logits[part if with_logits else slice(0, 0)]
+        return Prediction(logits.copy(), self.probability[part].copy(), self.partition[part].copy())
+
+
+class DeviceBatch:
+    """A batch whose blocks are on the GPU already: no copy to or from the host."""
+
+    def __init__(self, compute: Compute, size: int, dtype: torch.dtype) -> None:
+        self._inputs = (
+            torch.zeros(size, 16, 16, dtype=dtype, device="cuda"),
+            torch.zeros(size, dtype=torch.int32, device="cuda"),
+        )
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                compute(*self._inputs)
+        stream.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self._graph, stream=stream):
+            self._outputs = compute(*self._inputs)
+
+    def predict(self, blocks: Tensor, qindex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, probability and partition of at most `size` blocks, on the current stream.
+
+        Returns:
+            Views of buffers on the GPU, valid until the next call.
+        """
+        for target, value in zip(self._inputs, (blocks, qindex), strict=True):
+            target[: len(blocks)].copy_(value)
+        self._graph.replay()
+        logits, probability, partition = (value[: len(blocks)] for value in self._outputs)
+        return logits, probability, partition
 
 
 class DevicePipeline:
@@ -152,23 +186,22 @@ class DevicePipeline:
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
-        parts = list(self.stream([(blocks, qindex)]))
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return joined(list(self.stream([(blocks, qindex)], with_logits=True)))
 
-    def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
-        """Predictions in order, several batches in flight; a batch above the largest comes in pieces."""
+    def stream(self, batches: Iterable[Batch], with_logits: bool = False) -> Iterator[Prediction]:
+        """As StreamingSession.stream; `with_logits` as Slot.take."""
         flying: deque[Slot] = deque()
         for blocks, qindex in self._pieces(batches):
             slots = self.slots(len(blocks), SLOTS)
             if (free := next((s for s in slots if s not in flying), None)) is None:
                 while flying and slots[0] in flying:
-                    yield flying.popleft().take()
+                    yield flying.popleft().take(with_logits)
                 free = slots[0]
             free.fill(blocks, qindex)
             free.launch()
             flying.append(free)
         while flying:
-            yield flying.popleft().take()
+            yield flying.popleft().take(with_logits)
 
     def _pieces(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for blocks, qindex in batches:
@@ -178,11 +211,3 @@ class DevicePipeline:
                 stop = start + self.largest
                 yield blocks[start:stop], qindex if isinstance(qindex, int) else qindex[start:stop]
                 start = stop
-
-
-def _joined(parts: list[Prediction]) -> Prediction:
-    return Prediction(
-        np.concatenate([p.logits for p in parts]),
-        np.concatenate([p.probability for p in parts]),
-        np.concatenate([p.partition for p in parts]),
-    )

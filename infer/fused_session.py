@@ -9,9 +9,11 @@ It compiles the bundle's weights when it opens, as an engine builder would, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.dlpack
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
@@ -19,9 +21,9 @@ from bundle import Bundle
 from errors import MissingComponentError
 from export.compile import CompiledModel, CompileOptions, compile_model
 from infer.cublaslt import CublasLt
-from infer.device_pipeline import SIZES, DevicePipeline, Slot
+from infer.device_pipeline import DeviceBatch, DevicePipeline, Slot
 from infer.fuse import fuse_products
-from infer.session import Batch, Prediction, SessionInfo, SessionOptions
+from infer.session import SIZES, Batch, Prediction, SessionInfo, SessionOptions
 from infer.torch_session import open_weights
 from train.model import PartitionModel, chain_rule
 
@@ -52,6 +54,8 @@ class FusedSession:
         dtype = torch.uint8 if options.bit_depth == 8 else torch.int32
         self.pipeline = DevicePipeline(lambda size: Slot(self.compute, size, dtype), sizes, announce)
         self.batch = sizes[-1]
+        self._sizes, self._dtype = sizes, dtype
+        self._device_batches: dict[int, DeviceBatch] = {}
         self.info = SessionInfo(
             runtime="fused",
             version=f"torch {torch.__version__}",
@@ -67,12 +71,42 @@ class FusedSession:
         with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=256):
             return self._compiled(blocks, qindex)
 
+    def predict_on_device(self, blocks: Any, qindex: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict blocks that are on the GPU, without a copy to the host.
+
+        Args:
+            blocks: raw samples [N, 16, 16] on the session's GPU, uint8 at 8 bit and int32 above: a tensor, or what
+                speaks DLPack; N at most the largest batch size.
+            qindex: int32 [N], likewise.
+
+        Returns:
+            Logits float32 [N, 14], probability float32 [N, 10] and partition uint8 [N] on the GPU, valid until the
+            next call; enqueued on the current stream.
+
+        Raises:
+            ValueError: if they are of another shape or dtype, or not on a GPU.
+        """
+        blocks, qindex = (t if isinstance(t, Tensor) else torch.utils.dlpack.from_dlpack(t) for t in (blocks, qindex))
+        count = len(blocks)
+        if blocks.shape != (count, 16, 16) or blocks.dtype != self._dtype or not blocks.is_cuda:
+            raise ValueError(
+                f"blocks are {self._dtype} [N, 16, 16] on the GPU, not {blocks.dtype} {tuple(blocks.shape)}"
+            )
+        if qindex.shape != (count,) or qindex.dtype != torch.int32 or not qindex.is_cuda:
+            raise ValueError(f"qindex is int32 [{count}] on the GPU, not {qindex.dtype} {tuple(qindex.shape)}")
+        if not 1 <= count <= self._sizes[-1]:
+            raise ValueError(f"{count} blocks: from 1 to {self._sizes[-1]:,} go at once")
+        size = next(s for s in self._sizes if s >= count)
+        if size not in self._device_batches:
+            self._device_batches[size] = DeviceBatch(self.compute, size, self._dtype)
+        return self._device_batches[size].predict(blocks, qindex)
+
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
         return self.pipeline.predict(blocks, qindex)
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
-        """Predictions in order, with transfers beside computing; a batch too large for the GPU comes in pieces."""
+        """As StreamingSession.stream."""
         return self.pipeline.stream(batches)
 
 

@@ -22,6 +22,10 @@ RUNTIMES = ("torch", "fused", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt",
 AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
 
 
+SIZES = (1, 64, 1024, 8160, 32400, 65536)
+"""Batches that GPU sessions capture graphs for: from one block over frames of 1080p and 4K to what fills the GPU."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the model says of N blocks.
@@ -35,6 +39,14 @@ class Prediction:
     logits: NDArray[np.float32]
     probability: NDArray[np.float32]
     partition: NDArray[np.uint8]
+
+
+def joined(parts: list[Prediction]) -> Prediction:
+    """Predictions of consecutive blocks as one."""
+    if len(parts) == 1:
+        return parts[0]
+    logits, probability, partition = ([getattr(p, name) for p in parts] for name in vars(parts[0]))
+    return Prediction(np.concatenate(logits), np.concatenate(probability), np.concatenate(partition))
 
 
 @dataclass(frozen=True)
@@ -83,10 +95,10 @@ class StreamingSession(Session, Protocol):
     batch: int
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
-        """Predictions in order; a batch may come back in several pieces.
+        """Predictions in order, without logits ([0, 14]); a batch may come back in pieces.
 
         Args:
-            batches: read as they are needed.
+            batches: read as they are needed; each is copied before the next is read.
         """
         ...
 

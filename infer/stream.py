@@ -27,6 +27,7 @@ from partition import Partition
 
 BATCH = 8160  # a 1080p frame
 _COPY_BYTES = 1 << 20
+_BUFFERS = 3  # one that is read, one that waits, one that is worked on
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes for the same result, whenever it is written
 
 Progress = Callable[[int, int, str], None]
@@ -155,7 +156,7 @@ def predict_stream(
     with result_file(output, source.count, source.grid) as writer, ThreadPoolExecutor(2) as pool:
         writing: Future[None] | None = None
         done = 0
-        for prediction in _predictions(session, _batches(_read_ahead(source.chunks(size), pool), qindex)):
+        for prediction in _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex)):
             if writing is not None:
                 writing.result()
             writing = pool.submit(writer.add, prediction)

@@ -122,7 +122,7 @@ class TensorRtSession:
 
     def _load(self, library: Library, plan: bytes, name: str, record: EngineRecord) -> Any:
         if library.has("Runtime.get_engine_validity"):
-            _require_valid(library, self._runtime, plan, name, record)
+            self._require_valid(library, plan, name, record)
         if record.version_compatible:
             # Such an engine carries a runtime of its own: host code, as trusted as the bundle it is hashed in.
             self._runtime.engine_host_code_allowed = True
@@ -130,6 +130,20 @@ class TensorRtSession:
         if engine is None:
             raise ForeignArtefactError(f"{name} does not load here: {self._log.first_error}", _rebuild(record))
         return engine
+
+    def _require_valid(self, library: Library, plan: bytes, name: str, record: EngineRecord) -> None:
+        """What TensorRT for RTX reads off an engine's header, before it loads it."""
+        validity, found = self._runtime.get_engine_validity(plan)
+        if validity != library.module.EngineValidity.INVALID:
+            return
+        causes = library.module.EngineInvalidityDiagnostics.__members__
+        named = [text.lower().replace("_", " ") for text, member in causes.items() if int(member) & int(found)]
+        reason = ", ".join(named) or "its header is not accepted"
+        said = "".join(f"; {line.partition(': ')[2]}" for line in self._log.lines[-1:])
+        raise ForeignArtefactError(
+            f"{name} is refused by {library.runtime} {library.version}: {reason}{said}",
+            "update the GPU driver" if "old cuda driver" in named else _rebuild(record),
+        )
 
 
 def engines_of(bundle: Bundle, runtime: str, options: SessionOptions) -> dict[str, EngineRecord]:
@@ -184,19 +198,6 @@ def _require_same_graph(bundle: Bundle, name: str, record: EngineRecord) -> None
     beside = bundle.manifest.files.get(record.onnx)
     if beside is None or beside.sha256 != record.onnx_sha256:
         raise ArtefactError(f"{name} was not built from the {record.onnx} beside it", _rebuild(record))
-
-
-def _require_valid(library: Library, runtime: Any, plan: bytes, name: str, record: EngineRecord) -> None:
-    """What TensorRT for RTX reads off an engine's header, before it loads it."""
-    validity, found = runtime.get_engine_validity(plan)
-    if validity != library.module.EngineValidity.INVALID:
-        return
-    causes = library.module.EngineInvalidityDiagnostics.__members__
-    named = [text.lower().replace("_", " ") for text, member in causes.items() if int(member) & int(found)]
-    raise ForeignArtefactError(
-        f"{name} is refused by {library.runtime} {library.version}: {', '.join(named) or 'its header is not accepted'}",
-        "update the GPU driver" if "old cuda driver" in named else _rebuild(record),
-    )
 
 
 def _check_tensors(engine: Any, expected: dict[str, tuple[str, tuple[int, ...]]], name: str) -> None:

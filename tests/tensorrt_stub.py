@@ -301,6 +301,7 @@ def make_tensorrt(version="10.9.0.34", rtx=False, without=()):
         if rtx:
 
             def get_engine_validity(self, buffer):
+                self._logger.log(ILogger.INFO, "The engine cannot run: the header says so")
                 return asked.validity or (module.EngineValidity.VALID, 0)
 
     # fmt: off

@@ -11,7 +11,7 @@ import infer.onnxruntime_session
 import infer.session
 from bundle import open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
-from infer.onnxruntime_session import OnnxRuntimeSession
+from infer.onnxruntime_session import BoundBatch, OnnxRuntimeSession
 from infer.parity import compare, judge
 from infer.session import AUTO_ORDER, RUNTIMES, SessionOptions, cuda_devices, open_session
 from infer.torch_session import REFERENCE_BATCH, TorchSession
@@ -173,7 +173,10 @@ class FellBack:
     """An onnxruntime that was asked for CUDA and quietly runs on the CPU."""
 
     def __init__(self, path, settings, providers):
-        assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"})], "float32 means float32"
+        [(provider, options)] = providers
+        assert provider == "CUDAExecutionProvider"
+        assert options["use_tf32"] == "0", "float32 means float32"
+        assert options["enable_cuda_graph"] == "1", "no node runs elsewhere"
 
     def get_providers(self):
         return ["CPUExecutionProvider"]
@@ -284,6 +287,21 @@ def test_blocks_that_are_a_view_are_read_right(bundle, real_blocks, runtime):
     whole = session.predict(blocks[:64], qindex[:64])
     found = session.predict(blocks[:64][::-1][::2], qindex[:64][::-1][::2])
     np.testing.assert_allclose(found.logits, whole.logits[::-1][::2], atol=1e-4)
+
+
+@pytest.mark.parametrize(("bit_depth", "form"), [(8, ""), (10, "")])
+def test_buffers_that_are_used_again_change_nothing(bundle, real_blocks, reference, bit_depth, form):
+    """What CUDA uses, bound on the CPU."""
+    plain = open_session(bundle, "onnxruntime-cpu", SessionOptions(bit_depth, form=form))
+    bound = BoundBatch(plain._session, 64, plain._dtype, plain._bit_depth, "cpu")
+    blocks, qindex = reference[bit_depth][0], real_blocks[1]
+    first = None
+    for part in (slice(0, 64), slice(64, 65), slice(100, 133), slice(0, 64)):
+        expected, found = plain.predict(blocks[part], qindex[part]), bound.predict(blocks[part], qindex[part])
+        np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4)
+        assert found.partition.dtype == np.uint8 and len(found.probability) == len(blocks[part])
+        first = first if first is not None else found.logits.copy()
+    np.testing.assert_array_equal(found.logits, first)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime-cpu"])

@@ -178,7 +178,7 @@ def test_what_rtx_reads_off_the_header_is_said(place, cause, said, hint):
     asked.validity = module.EngineValidity.INVALID, flags
     with pytest.raises(ForeignArtefactError, match=said) as error:
         opened()
-    assert hint in error.value.hint
+    assert hint in error.value.hint and error.value.message.endswith("; The engine cannot run: the header says so")
 
 
 def test_an_engine_that_runs_slower_than_it_could_runs(place):
