@@ -139,6 +139,21 @@ def test_a_bundle_with_engines_is_verified_where_they_cannot_run(engine_bundle, 
         assert f"{name.name} under tensorrt-rtx: not run here: " in ended.out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+def test_both_trunks_and_both_input_forms_build(trained_like, rtx, trunk, precision):
+    from export.compile import CompileOptions, compile_model
+    from export.onnx_writer import build_onnx
+
+    compiled = compile_model(trained_like(trunk=trunk), CompileOptions(precision=precision))[0]
+    for form in ("uint8", "int32"):
+        graph = build_onnx(compiled, form, {}).SerializeToString()
+        for sm in SM:
+            built = build_engine(rtx, EngineTask(graph, "the engine", precision, (1, 8160, 65536), sm=sm), quiet)
+            assert len(built.plan) > 1_000_000 and len(built.layers) > 100
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
