@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from export.cost import chooser
-from export.distribute import distribute_products
 from export.fold import fold_model
 from export.heads import HeadsMergedModel
 from export.lower import LowerOptions, lower_model
@@ -92,8 +91,8 @@ def compile_model(model: PartitionModel, options: CompileOptions) -> tuple[nn.Mo
     example = (torch.zeros(EXAMPLE_BATCH, 1, BLOCK_SIZE, BLOCK_SIZE), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
     pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
     half = options.precision == "fp16"
-    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), half))
-    distribute_products(lowered)
+    dtype = torch.float16 if half else torch.float32
+    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), dtype, cuda=half))
     steps = ("fold", "tabulate", "merge-heads", "prune", f"lower-{options.lower}", "distribute")
-    compiled = CompiledModel(lowered, torch.float16 if half else torch.float32)
+    compiled = CompiledModel(lowered, dtype)
     return compiled.eval(), (*steps, "fp16") if half else steps
