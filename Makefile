@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom demo test test-all check clean
+.PHONY: help venv libaom demo test test-all bench-gpu check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -12,7 +12,7 @@ venv: $(VENV)/.installed ## make .venv with everything the project needs
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster]"
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster,tensorrt-rtx]"
 	@touch $@
 
 libaom: ## build the libaom that labels come from, once for this machine (2 to 4 minutes)
@@ -32,6 +32,10 @@ test: venv ## the test suite (under 10 minutes on 2 cores)
 
 test-all: venv ## the suite and everything marked slow
 	$(PY) -m pytest -q -m "slow or not slow"
+
+bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (about 10 minutes on an H200)
+	$(PY) -m benchmarks.gpu_speed bundles/default $(if $(DATASET),--dataset $(DATASET))
+	$(PY) -m benchmarks.readme
 
 check: venv ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .

@@ -15,7 +15,27 @@ import click
 from console import ErrorBoundary, ProgressLine
 from errors import UsageError
 
+RUNTIME_NAMES = (
+    "auto",
+    "torch",
+    "fused",
+    "aotinductor",
+    "onnxruntime-cpu",
+    "onnxruntime-cuda",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 DEFAULT_BUNDLE = Path("bundles/default")
+_ENGINE_OPTIONS = (
+    "engine_input",
+    "min_batch",
+    "opt_batch",
+    "max_batch",
+    "compute_capability",
+    "timing_cache",
+    "version_compatible",
+    "hardware_compatible",
+)
 
 
 def _say(text: str) -> None:
@@ -34,6 +54,10 @@ def _config(build: Callable[[], Any]) -> Any:
         raise UsageError(str(error), "cli.py COMMAND --help lists what each option takes") from None
 
 
+def _was_given(context: click.Context, parameter: click.Parameter) -> bool:
+    return context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 folder = click.Path(path_type=Path)
 
@@ -44,7 +68,7 @@ folder = click.Path(path_type=Path)
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
-@click.version_option("0.1.0", prog_name="av1-partition-toolkit")
+@click.version_option(package_name="av1-partition-toolkit", prog_name="av1-partition-toolkit")
 def main(debug: bool) -> None:
     """Train a predictor of AV1 partitions, export it exactly, predict with it at speed."""
 
@@ -163,13 +187,63 @@ def evaluate(
 @click.option("--fold-bn", is_flag=True, help="Fold BatchNorm into the convolutions and compile.")
 @click.option("--lower", type=click.Choice(["auto", "conv", "gemm"]), default="auto", help="Convolutions as products.")
 @click.option("--precision", default="fp32", help="Comma-separated.")
+@click.option("--package", type=click.Choice(["none", "cpu", "cuda"]), default="none", help="AOTInductor, for here.")
+@click.option("--engine", type=click.Choice(["none", "tensorrt", "tensorrt-rtx"]), default="none")
+@click.option("--engine-input", default="uint8", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
+@click.option("--min-batch", type=int, default=1, help="Least number of blocks of a call, of an engine.")
+@click.option("--opt-batch", type=int, default=8160, help="The number of blocks that an engine is tuned for.")
+@click.option("--max-batch", type=int, default=65536, help="Largest number of blocks of a call, of an engine.")
+@click.option("--compute-capability", default="", help="RTX: such as 86,89,120.  [default: this GPU's, or these three]")
+@click.option("--timing-cache", type=folder, help="tensorrt: what the builder measured, read and written back.")
+@click.option("--version-compatible", is_flag=True, help="tensorrt: the engine also loads under later versions.")
+@click.option(
+    "--hardware-compatible",
+    type=click.Choice(["same-compute-capability", "ampere-plus"]),
+    help="tensorrt: the engine also runs on other GPUs.",
+)
 @json_option
-def export(run_dir: Path, output_dir: Path, fold_bn: bool, lower: str, precision: str, as_json: bool) -> None:
-    """Export a run as a bundle: ONNX files, the reference, and a manifest that proves parity."""
+def export(
+    run_dir: Path,
+    output_dir: Path,
+    fold_bn: bool,
+    lower: str,
+    precision: str,
+    package: str,
+    engine: str,
+    as_json: bool,
+    **engine_options: Any,
+) -> None:
+    """Export a run as a bundle: ONNX files, engines, the reference, and a manifest that proves parity."""
     from export.run import ExportTask, export_run
 
-    manifest = export_run(ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(","))), _say)
+    engines = _engines(engine, **engine_options)
+    task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package)
+    manifest = export_run(task, _say, ProgressLine())
     _finish(as_json, {"output_dir": str(output_dir), "manifest": json.loads(manifest.to_json())})
+
+
+def _engines(
+    engine: str, engine_input: str, compute_capability: str, hardware_compatible: str | None, **plain: Any
+) -> Any:
+    """The EngineOptions of `export`, or None; options of an engine that nobody asked for are refused."""
+    if engine == "none":
+        context = click.get_current_context()
+        given = [p.opts[0] for p in context.command.params if p.name in _ENGINE_OPTIONS and _was_given(context, p)]
+        if given:
+            raise UsageError(f"{given[0]} is of an engine, and none is built", "add --engine tensorrt-rtx or tensorrt")
+        return None
+    from export.engines import EngineOptions, parse_compute_capabilities
+
+    targets, forms = parse_compute_capabilities(compute_capability), tuple(engine_input.split(","))
+    return _config(
+        lambda: EngineOptions(
+            engine,
+            compute_capabilities=targets,
+            forms=forms,
+            hardware_compatible=hardware_compatible or "",
+            **plain,
+        )
+    )
 
 
 @main.command()
@@ -181,7 +255,9 @@ def export(run_dir: Path, output_dir: Path, fold_bn: bool, lower: str, precision
 @click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw frames.")
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt"]),
+    type=click.Choice(
+        ["auto", "torch", "fused", "aotinductor", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+    ),
     default="auto",
     help="auto takes the fastest that runs here, and says which.",
 )

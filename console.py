@@ -105,6 +105,8 @@ class ProgressLine:
         if done <= self._done:  # other work has begun, such as the next stage
             self._begin()
         self._done, self._last = done, time.monotonic()
+        if not done:  # it says itself that it begins now
+            self._start = self._last
         elapsed = self._last - self._start
         if total:
             share, step = done / total, 10 * done // total

@@ -63,3 +63,7 @@ class ArtefactError(ToolkitError):
     """A run or bundle is corrupt, incomplete or made by something else."""
 
     exit_code = 6
+
+
+class ForeignArtefactError(ArtefactError):
+    """An artefact is sound, but made for another GPU, driver or version of a runtime; the hint says how to remake."""

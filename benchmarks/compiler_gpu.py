@@ -26,6 +26,7 @@ import onnxruntime  # isort: skip  (after torch, whose CUDA libraries it loads)
 
 from export.compile import CompiledModel, CompileOptions, compile_model
 from export.cost import chooser
+from export.distribute import distribute_products
 from export.fold import fold_model
 from export.heads import HeadsMergedModel
 from export.lower import LowerOptions, lower_model
@@ -183,6 +184,7 @@ def compiled_with_biases(model: PartitionModel) -> nn.Module:
     example = (torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.int32))
     pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
     lowered = lower_model(pruned, example, LowerOptions(chooser("gemm", "fp16"), torch.float16))
+    distribute_products(lowered)
     return CompiledModel(lowered, torch.float16).eval()
 
 

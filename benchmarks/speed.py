@@ -96,13 +96,14 @@ def run_benchmark(
         "model": bundle.manifest.model | {"run_sha256": bundle.manifest.run_sha256},
         "rows": rows,
     }
-    path = output or RESULTS / _result_name(hardware, date)
+    path = output or RESULTS / result_name(hardware, date)
     write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
     announce(f"wrote {path}")
     return result
 
 
-def _result_name(hardware: str, date: str) -> str:
+def result_name(hardware: str, date: str) -> str:
+    """Of a result file: hardware and month."""
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
     return f"speed_{slug}_{date[:7].replace('-', '')}.json"
 

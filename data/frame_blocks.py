@@ -36,8 +36,8 @@ class FrameBlocks:
         frames = self._frames.frame_count
         return None if frames is None else frames * self.grid[0] * self.grid[1]
 
-    def chunks(self, size: int) -> Iterator[NDArray[np.integer]]:
-        """Blocks of whole frames, at least one frame and otherwise at most `size` blocks: [n, 16, 16].
+    def chunks(self, size: int, reuse: int = 0) -> Iterator[NDArray[np.integer]]:
+        """Blocks of whole frames, at least one frame and otherwise at most `size` blocks: [n, 16, 16], all new.
 
         Raises:
             InputError: when a frame cannot be read.

@@ -1,25 +1,30 @@
 """The compiler's steps in order, each a function model -> model that computes the same map:
 
-fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distribute ─► (precision)
+fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distribute ─► (offsets ─► fp16)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from export.cost import chooser
+from export.distribute import distribute_products
 from export.fold import fold_model
 from export.heads import HeadsMergedModel
 from export.lower import LowerOptions, lower_model
+from export.offsets import carry_offsets
 from export.prune import prune_model
 from export.tabulate import tabulate_model
 from train.model import PartitionModel
 
 BLOCK_SIZE = 16
 EXAMPLE_BATCH = 3
+
+Observe = Callable[[str, nn.Module, tuple[Tensor, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,15 @@ class CompiledModel(nn.Module):
         return self.core(rows, qindex)
 
 
-def compile_model(model: PartitionModel, options: CompileOptions) -> tuple[nn.Module, tuple[str, ...]]:
+def compile_model(
+    model: PartitionModel, options: CompileOptions, observe: Observe = lambda *_: None
+) -> tuple[nn.Module, tuple[str, ...]]:
     """Compile a model for export.
 
     Args:
         model: in eval mode.
         options: which steps.
+        observe: told each step's name, what it made, and arguments for a batch of one block; first "trained".
 
     Returns:
         The compiled model, and the names of the steps that made it, in order.
@@ -86,13 +94,37 @@ def compile_model(model: PartitionModel, options: CompileOptions) -> tuple[nn.Mo
     Raises:
         ValueError: if the model is in train mode.
     """
+    qindex = torch.zeros(1, dtype=torch.int32)
+    raw = torch.zeros(1, BLOCK_SIZE, BLOCK_SIZE, dtype=torch.uint8), qindex
+    luma, row = (torch.zeros(1, 1, BLOCK_SIZE, BLOCK_SIZE), qindex), (torch.zeros(1, BLOCK_SIZE * BLOCK_SIZE), qindex)
+    steps: list[str] = []
+
+    def done(step: str, made: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        steps.append(step)
+        observe(step, made, arguments)
+
+    done("trained", model, raw)
     if not options.fold:
         return model, ()
+    folded = fold_model(model)
+    done("fold", folded, raw)
+    tabulated = tabulate_model(folded)
+    done("tabulate", tabulated, raw)
+    merged = HeadsMergedModel(tabulated).eval()
+    done("merge-heads", merged, luma)
     example = (torch.zeros(EXAMPLE_BATCH, 1, BLOCK_SIZE, BLOCK_SIZE), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
-    pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
+    pruned = prune_model(merged, example)
+    done("prune", pruned, luma)
     half = options.precision == "fp16"
     dtype = torch.float16 if half else torch.float32
     lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), dtype, cuda=half))
-    steps = ("fold", "tabulate", "merge-heads", "prune", f"lower-{options.lower}", "distribute")
-    compiled = CompiledModel(lowered, dtype)
-    return compiled.eval(), (*steps, "fp16") if half else steps
+    done(f"lower-{options.lower}", lowered, row)
+    distribute_products(lowered)
+    done("distribute", lowered, row)
+    if half:
+        carry_offsets(lowered, dtype)
+        done("offsets", lowered, row)
+    compiled = CompiledModel(lowered, dtype).eval()
+    if half:
+        done("fp16", compiled, raw)
+    return compiled, tuple(steps[1:])

@@ -1,4 +1,5 @@
-"""Multiply-adds of an ONNX model for one block: those of Conv, Gemm and MatMul, padding included as it is multiplied.
+"""Multiply-adds for one block, of an ONNX model or of a module: those of convolutions and products, padding included as
+it is multiplied.
 
 1 multiply-add is 2 FLOP (docs/DESIGN.md). Elementwise operations are not counted.
 """
@@ -7,10 +8,50 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import onnx
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 _MULTIPLE_OF_BATCH = re.compile(r"(?:(\d+)\*)?N")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs.
+
+    Attributes:
+        multiply_adds: for one block.
+        weights: numbers it stores: parameters, BatchNorm's statistics, tables.
+    """
+
+    multiply_adds: int
+    weights: int
+
+
+@torch.no_grad()
+def module_cost(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> Cost:
+    """Run a module once and count.
+
+    Args:
+        module: in eval mode.
+        arguments: of its forward, for a batch of one block.
+    """
+    with FlopCounterMode(display=False) as counter:
+        module(*arguments)
+    weights = sum(value.numel() for value in module.state_dict().values() if value.is_floating_point())
+    return Cost(counter.get_total_flops() // 2, weights)
+
+
+def cost_table(costs: Mapping[str, Cost]) -> str:
+    """Costs by compile step as lines of text."""
+    lines = [f"  {'after':14}{'multiply-adds':>15}{'FLOP a block':>15}{'weights':>13}"]
+    for step, cost in costs.items():
+        lines.append(f"  {step:14}{cost.multiply_adds:>15,}{2 * cost.multiply_adds:>15,}{cost.weights:>13,}")
+    return "\n".join(lines)
 
 
 def multiply_adds(proto: onnx.ModelProto) -> int:

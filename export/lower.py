@@ -20,8 +20,6 @@ from torch.nn import functional as F
 
 from export.absorb import absorb_biases
 from export.dense import Shape, dense_matrix, is_patchwise, patch_matrix, row_index
-from export.distribute import distribute_products
-from export.offsets import carry_offsets
 from export.orders import Orders
 from export.prune import ChannelScale
 from export.reorder import reorder
@@ -41,8 +39,8 @@ class LowerOptions:
         choose: which convolutions become products.
         dtype: what the graph will compute in. In float16 a map's mean is subtracted by an operation of its own rather
             than within the next matrix, which would have to cancel a mean a hundred times the texture.
-        cuda: in the forms that ONNX Runtime's CUDA provider is fast at (docs/COMPILER.md): biases as offsets, maps in
-            "channel" order, a maximum over channels by its index.
+        cuda: in the forms that ONNX Runtime's CUDA provider is fast at (docs/COMPILER.md): maps in "channel" order, a
+            maximum over channels by its index.
     """
 
     choose: Choose
@@ -65,11 +63,7 @@ def lower_model(model: nn.Module, example: tuple[Tensor, ...], options: LowerOpt
     traced = trace(model, example)
     absorb_biases(traced)
     reorder(traced)
-    lowered = _Lowering(traced, options).run()
-    distribute_products(lowered)
-    if options.cuda:
-        carry_offsets(lowered, options.dtype)
-    return lowered
+    return _Lowering(traced, options).run()
 
 
 class _Lowering:

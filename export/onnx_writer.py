@@ -2,6 +2,8 @@
 
 torch's own optimiser is left off (`optimize=False`): it fuses BatchNorm by itself and would hide what our fold does.
 Only constants are folded here: torch writes every shape and axis as nodes, and TensorRT refuses an axis that is one.
+What torch notes of where each node came from is dropped: paths of this machine, and a count of graphs traced so far,
+so that the same model would not give the same file.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str]) -> o
         assert program is not None
         optimizer.fold_constants(program.model)
         optimizer.remove_unused_nodes(program.model)
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()
     proto = program.model_proto
     onnx.helper.set_model_props(proto, metadata)
     check(proto)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from bundle import (
     MANIFEST_FILE,
     REFERENCE_FILE,
     SCHEMA_VERSION,
+    TOOLKIT_VERSION,
     Bundle,
     BundleFile,
     Manifest,
@@ -29,7 +31,10 @@ from bundle import (
 from errors import MissingComponentError
 from export.certificate import certify, reference_set
 from export.compile import CompileOptions, compile_model
+from export.engines import EngineOptions, build_engines, engine_not_run, engine_tools, previous_engines
+from export.flops import Cost, cost_table, module_cost
 from export.onnx_writer import build_onnx, save_onnx
+from export.package import build_package, check_package_device
 from infer.certificate import BATCH, Certificate, ReferenceSet
 from infer.parity import compare, require
 from infer.parity_figure import draw_parity
@@ -38,7 +43,7 @@ from infer.torch_session import reference_prediction
 from infer.verify import REFERENCE_PAIRS
 from partition import HEADS, PARTITION_NAMES
 from train.checkpoint import Run, model_bytes, open_run
-from train.config import Announce
+from train.config import Announce, Progress
 from train.model import PartitionModel
 
 REFERENCE_BLOCKS = 4096
@@ -56,6 +61,8 @@ class ExportTask:
         fold: fold BatchNorm; without, the BN nodes stay in the graph.
         lower: "conv" keeps convolutions, "gemm" makes every one a matrix product, "auto" chooses by layer.
         precisions: of the ONNX files.
+        engines: which engines to build of these files; None builds none.
+        package: "cpu" or "cuda" for AOTInductor packages for this machine's; "none".
     """
 
     run: Path
@@ -63,6 +70,15 @@ class ExportTask:
     fold: bool = True
     lower: str = "auto"
     precisions: tuple[str, ...] = ("fp32",)
+    engines: EngineOptions | None = None
+    package: str = "none"
+
+    def command(self) -> str:
+        """The command line that does the same, but for the engines' own options."""
+        paths = f"--run {shlex.quote(str(self.run))} --output-dir {shlex.quote(str(self.output_dir))}"
+        fold = " --fold-bn" if self.fold else ""
+        package = "" if self.package == "none" else f" --package {self.package}"
+        return f"cli.py export {paths}{fold} --lower {self.lower} --precision {','.join(self.precisions)}{package}"
 
 
 def semantics() -> dict[str, object]:
@@ -77,12 +93,13 @@ def semantics() -> dict[str, object]:
     }
 
 
-def export_run(task: ExportTask, announce: Announce) -> Manifest:
+def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda *_: None) -> Manifest:
     """Export a run as a bundle.
 
     Args:
         task: what to export, how, and where to.
         announce: told in one line what was read, used and written.
+        progress: told how far the engines are, which can take minutes.
 
     Returns:
         The manifest as written.
@@ -93,9 +110,12 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
     unknown = set(task.precisions) - {"fp32", "fp16"}
     if unknown:
         raise MissingComponentError(f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32 and fp16 can")
+    tools = None if task.engines is None else engine_tools(task.engines)
+    if task.package != "none":
+        check_package_device(task.package, task.precisions)
     run = open_run(task.run)
     announce(f"run {task.run}: trunk {run.model.config.trunk}, weights {run.sha256[:12]}")
-    root = task.output_dir
+    root, previous = task.output_dir, previous_engines(task.output_dir)
     with output_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         # A bundle that is being rewritten is no bundle until its new manifest is there.
@@ -103,10 +123,16 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
     reference, travelling = reference_set(run.model), reference_set(run.model, REFERENCE_BLOCKS)
     files = _write_plain_files(root, run, travelling)
     for precision in task.precisions:
-        compiled, steps = compile_model(run.model, CompileOptions(task.fold, task.lower, precision))
+        compiled, costs = _compiled(run.model, CompileOptions(task.fold, task.lower, precision), announce)
         if precision == "fp32":
             _check_compiled(compiled, reference, announce)
-        files |= _write_onnx(root, run, compiled, steps, precision)
+        files |= _write_onnx(root, run, compiled, costs, precision)
+        if task.package != "none":
+            announce(f"AOTInductor compiles {precision} for this machine's {task.package}: about a minute")
+            steps = files[f"model.{precision}.onnx"].steps
+            files |= build_package(root, compiled, precision, steps, task.package, task.command())
+    if tools is not None:
+        files |= build_engines(root, files, tools, previous, task.command(), progress, announce)
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         run_sha256=run.sha256,
@@ -122,6 +148,18 @@ def export_run(task: ExportTask, announce: Announce) -> Manifest:
     write_manifest(root, manifest)
     announce(f"wrote {root}: {', '.join([*manifest.files, MANIFEST_FILE])}")
     return manifest
+
+
+def _compiled(model: PartitionModel, options: CompileOptions, announce: Announce) -> tuple[nn.Module, dict[str, Cost]]:
+    """The compiled model, and what it costs: as trained, and after each step."""
+    costs = {}
+
+    def count(step: str, made: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        costs[step] = module_cost(made, arguments)
+
+    compiled, _ = compile_model(model, options, count)
+    announce(f"compiled for {options.precision}:\n{cost_table(costs)}")
+    return compiled, costs
 
 
 def _check_compiled(compiled: nn.Module, reference: ReferenceSet, announce: Announce) -> None:
@@ -148,41 +186,54 @@ def _write_plain_files(root: Path, run: Run, chosen: ReferenceSet) -> dict[str, 
 
 
 def _write_onnx(
-    root: Path, run: Run, compiled: nn.Module, steps: tuple[str, ...], precision: str
+    root: Path, run: Run, compiled: nn.Module, costs: dict[str, Cost], precision: str
 ) -> dict[str, BundleFile]:
+    """The two input forms of one precision; `costs` are those of the trained model and after each step."""
     files = {}
+    _, *steps = costs
     for form in ("uint8", "int32"):
         metadata = {
             "semantics": json.dumps(semantics()),
             "classes": ",".join(PARTITION_NAMES),
             "model": json.dumps(asdict(run.model.config)),
             "run_sha256": run.sha256,
+            "weights_sha256": sha256_of(root / WEIGHTS_FILE),
+            "toolkit": TOOLKIT_VERSION,
             "compile_steps": ",".join(steps),
         }
         name = f"model.{precision}.onnx" if form == "uint8" else f"model.{precision}.int32.onnx"
         save_onnx(build_onnx(compiled, form, metadata), root / name)
-        files[name] = BundleFile(sha256_of(root / name), "onnx", precision, form, steps)
+        digest, cost = sha256_of(root / name), {step: asdict(c) for step, c in costs.items()}
+        files[name] = BundleFile(digest, "onnx", precision, form, tuple(steps), cost=cost)
     return files
 
 
 def _certified(
     bundle: Bundle, model: PartitionModel, reference: ReferenceSet, travelling: ReferenceSet, announce: Announce
 ) -> dict[str, BundleFile]:
-    """The bundle's files with the certificates of each ONNX file: on every labelled pair of the sample, and on the
-    pairs that travel with the bundle, which `verify` will hold its own against."""
+    """The bundle's files with the certificates of each ONNX file and engine: on every labelled pair of the sample, and
+    on the pairs that travel with the bundle, which `verify` will hold its own against."""
     files = dict(bundle.manifest.files)
     for name, entry in bundle.manifest.files.items():
-        if entry.kind != "onnx":
+        if entry.kind not in ("onnx", "engine", "package"):
             continue
         # The int32 form is judged at the bit depths that only it serves, on the sample's blocks scaled up.
+        depths = (8,) if entry.input == "uint8" else (10, 12)
+        not_run = engine_not_run(name, entry) if entry.kind == "engine" else ""
+        if not_run:
+            announce(f"parity of {name} not run: {not_run}")
+            keys = (*(f"{depth} bit" for depth in depths), REFERENCE_PAIRS)
+            files[name] = replace(entry, parity={key: {"not run": not_run} for key in keys})
+            continue
+        recorded = entry.engine or entry.package
+        runtime = str(recorded["runtime"]) if recorded else "onnxruntime-cpu"
         sets = {
-            f"{depth} bit": (depth, reference if depth == 8 else _at_depth(reference, model, depth))
-            for depth in ((8,) if entry.input == "uint8" else (10, 12))
+            f"{depth} bit": (depth, reference if depth == 8 else _at_depth(reference, model, depth)) for depth in depths
         }
         parity = {}
         for key, (depth, pairs) in {**sets, REFERENCE_PAIRS: (8, travelling)}.items():
             options = SessionOptions(depth, entry.precision, form=entry.input)
-            session = open_session(bundle, "onnxruntime-cpu", options)
+            session = open_session(bundle, runtime, options)
             parity[key] = certify(session, pairs, entry.precision, announce).to_json()
         files[name] = replace(entry, parity=parity)
     return files
@@ -192,9 +243,10 @@ def _draw_certificates(root: Path, files: dict[str, BundleFile]) -> dict[str, Bu
     """A picture of the certificates of each file that has some."""
     drawn = {}
     for name, entry in files.items():
-        if entry.parity:
+        made = {key: Certificate.from_json(c) for key, c in entry.parity.items() if "not run" not in c}
+        if made:
             path = root / f"{name}.parity.png"
-            write_atomically(path, draw_parity({k: Certificate.from_json(c) for k, c in entry.parity.items()}))
+            write_atomically(path, draw_parity(made))
             drawn[path.name] = BundleFile(sha256_of(path), "report")
     return drawn
 
@@ -213,6 +265,7 @@ def _at_depth(reference: ReferenceSet, model: PartitionModel, depth: int) -> Ref
 def _versions() -> dict[str, str]:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return {
+        "toolkit": TOOLKIT_VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnx": onnx.__version__,

@@ -9,9 +9,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from textwrap import shorten
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class _Header:
     offset: int
 
 
-def _read_header(path: Path, file: BinaryIO) -> _Header:
+def _read_header(path: Path, file: FileIO) -> _Header:
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
@@ -54,11 +54,11 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
     return _Header(shape, dtype, file.tell())
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> FileIO:
     try:
         if path.is_fifo() or path.is_char_device() or path.is_socket():
             raise InputError(f"{path} is no regular file", "blocks are read in several goes: save them to a file first")
-        return path.open("rb")
+        return path.open("rb", buffering=0)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except OSError as error:
@@ -87,18 +87,21 @@ class BlockFile:
         """One line for people."""
         return f"{self.path}: {self.count:,} blocks, {self.dtype.name}, {self.bit_depth} bit"
 
-    def chunks(self, size: int) -> Iterator[NDArray[np.integer]]:
-        """The blocks in order, [<= size, 16, 16], uint8 at 8 bit and uint16 above.
+    def chunks(self, size: int, reuse: int = 0) -> Iterator[NDArray[np.integer]]:
+        """The blocks in order, [<= size, 16, 16], uint8 at 8 bit and uint16 above; `reuse` as BlockSource.chunks.
 
         Raises:
             InputError: if a sample is above the bit depth, or the file shrank meanwhile.
         """
         target = np.uint8 if self.bit_depth == 8 else np.uint16
+        # Pages of a fresh array cost as much as reading them from the page cache.
+        arrays = [np.empty(min(size, self.count) * 256, self.dtype) for _ in range(reuse)]
         with _open(self.path) as file:
             file.seek(self.offset)
-            for start in range(0, self.count, size):
+            for number, start in enumerate(range(0, self.count, size)):
                 count = min(size, self.count - start)
-                flat = _read(self.path, file, self.dtype, count * 256)
+                values = arrays[number % reuse] if reuse else np.empty(count * 256, self.dtype)
+                flat = _read_into(self.path, file, values[: count * 256])
                 if self.dtype.itemsize > 1 and (top := int(flat.max())) >> self.bit_depth:
                     raise InputError(
                         f"{self.path}: sample {top} is above {self.bit_depth} bit", "give the true --bit-depth"
@@ -159,7 +162,7 @@ def _qindex_file(path: Path, count: int) -> NDArray[np.uint8]:
             )
         qindex = np.empty(count, np.uint8)
         for start in range(0, count, _QINDEX_CHUNK):
-            values = _read(path, file, header.dtype, min(_QINDEX_CHUNK, count - start))
+            values = _read_into(path, file, np.empty(min(_QINDEX_CHUNK, count - start), header.dtype))
             for value in (int(values.min()), int(values.max())):
                 if not 0 <= value <= 255:
                     raise InputError(f"{path}: qindex {value} is out of range", "AV1's qindex is 0 to 255")
@@ -167,11 +170,14 @@ def _qindex_file(path: Path, count: int) -> NDArray[np.uint8]:
     return qindex
 
 
-def _read(path: Path, file: BinaryIO, dtype: np.dtype, count: int) -> NDArray[np.integer]:
+def _read_into(path: Path, file: FileIO, values: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Fill an array of one axis from the file; returns it."""
+    left = values.view(np.uint8).data
     try:
-        values = np.fromfile(file, dtype, count)
+        while left and (count := file.readinto(left)):
+            left = left[count:]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if len(values) != count:
+    if left:
         raise InputError(f"{path} shrank while it was read")
     return values

@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 
 from bundle import Bundle
 from errors import ArtefactError, MissingComponentError
-from infer.session import Prediction, SessionInfo, SessionOptions, cuda_devices
+from infer.session import SIZES, Prediction, SessionInfo, SessionOptions, cuda_devices, joined
+from partition import LOGITS, Partition
 
 _OUTPUTS = ["logits", "probability", "partition"]
 # By default the CUDA provider multiplies float32 in TF32, with 10 bits of mantissa: 4e-2 off in our logits on an H200.
-_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "1"}}
 _QUIET = 3  # errors only: onnxruntime warns of every node it keeps on the CPU by choice
 
 
 class OnnxRuntimeSession:
     """A bundle's ONNX file under ONNX Runtime.
+
+    On CUDA every batch size of SIZES has device buffers that are used again, and a CUDA graph, which ONNX Runtime
+    grants only to a network of which no node runs elsewhere: that it opens is the proof.
 
     Raises:
         MissingComponentError: if the bundle has no file of that precision, or CUDA was asked for and is not what runs.
@@ -43,7 +47,8 @@ class OnnxRuntimeSession:
             )
         _check_graph(self._session, bundle.path(name), form)
         self._bit_depth = np.array(options.bit_depth, np.int32) if form == "int32" else None
-        self._dtype = np.int32 if form == "int32" else np.uint8
+        self._dtype = np.dtype(np.int32 if form == "int32" else np.uint8)
+        self._bound: dict[int, BoundBatch] | None = {} if cuda else None
         self.info = SessionInfo(
             runtime="onnxruntime-cuda" if cuda else "onnxruntime-cpu",
             version=onnxruntime.__version__,
@@ -55,6 +60,15 @@ class OnnxRuntimeSession:
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
+        if self._bound is None:
+            return self._run(blocks, qindex)
+        parts = [
+            self._run_bound(self._bound, blocks[start : start + SIZES[-1]], qindex[start : start + SIZES[-1]])
+            for start in range(0, len(blocks), SIZES[-1])
+        ]
+        return joined(parts)
+
+    def _run(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         feeds: dict[str, Any] = {
             "blocks": np.ascontiguousarray(blocks, self._dtype),
             "qindex": np.ascontiguousarray(qindex, np.int32),
@@ -62,6 +76,63 @@ class OnnxRuntimeSession:
         if self._bit_depth is not None:
             feeds["bit_depth"] = self._bit_depth
         logits, probability, partition = self._session.run(_OUTPUTS, feeds)
+        return Prediction(logits, probability, partition.astype(np.uint8))
+
+    def _run_bound(
+        self, bound: dict[int, BoundBatch], blocks: NDArray[np.integer], qindex: NDArray[np.integer]
+    ) -> Prediction:
+        size = next(s for s in SIZES if s >= len(blocks))
+        if size not in bound:
+            bound[size] = BoundBatch(self._session, size, self._dtype, self._bit_depth, "cuda")
+        return bound[size].predict(blocks, qindex)
+
+
+class BoundBatch:
+    """One batch size: buffers on the device that are used again, and a CUDA graph of its own."""
+
+    def __init__(
+        self, session: Any, size: int, dtype: np.dtype, bit_depth: NDArray[np.int32] | None, device: str
+    ) -> None:
+        """Args:
+        session: onnxruntime's.
+        size: blocks.
+        dtype: of the blocks.
+        bit_depth: the scalar input, for files that have it.
+        device: "cuda" or "cpu".
+        """
+        self._session, self._size = session, size
+        self._host = {"blocks": np.zeros((size, 16, 16), dtype), "qindex": np.zeros(size, np.int32)}
+        fixed = {} if bit_depth is None else {"bit_depth": bit_depth}
+        self._binding = session.io_binding()
+        self._inputs = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(value, device, 0)
+            for name, value in (self._host | fixed).items()
+        }
+        self._outputs = {
+            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, device, 0)
+            for name, shape, kind in zip(
+                _OUTPUTS,
+                ((size, LOGITS), (size, len(Partition)), (size,)),
+                (np.float32, np.float32, np.int32),
+                strict=True,
+            )
+        }
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+        self._options = onnxruntime.RunOptions()
+        if device == "cuda":
+            self._options.add_run_config_entry("gpu_graph_id", str(size))
+
+    def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
+        """As Session.predict, for at most `size` blocks; what is left of the buffers stays as it was."""
+        count = len(blocks)
+        for name, value in (("blocks", blocks), ("qindex", qindex)):
+            self._host[name][:count] = value
+            self._inputs[name].update_inplace(self._host[name])
+        self._session.run_with_iobinding(self._binding, self._options)
+        logits, probability, partition = (self._outputs[name].numpy()[:count] for name in _OUTPUTS)
         return Prediction(logits, probability, partition.astype(np.uint8))
 
 

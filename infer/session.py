@@ -7,19 +7,23 @@ the others.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle
-from errors import MissingComponentError
+from errors import ForeignArtefactError, MissingComponentError
 
-RUNTIMES = ("torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt")
-AUTO_ORDER = ("tensorrt", "onnxruntime-cuda", "onnxruntime-cpu")
+RUNTIMES = ("torch", "fused", "aotinductor", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
+
+
+SIZES = (1, 64, 1024, 8160, 32400, 65536)
+"""Batches that GPU sessions capture graphs for: from one block over frames of 1080p and 4K to what fills the GPU."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class Prediction:
     logits: NDArray[np.float32]
     probability: NDArray[np.float32]
     partition: NDArray[np.uint8]
+
+
+def joined(parts: list[Prediction]) -> Prediction:
+    """Predictions of consecutive blocks as one."""
+    if len(parts) == 1:
+        return parts[0]
+    logits, probability, partition = ([getattr(p, name) for p in parts] for name in vars(parts[0]))
+    return Prediction(np.concatenate(logits), np.concatenate(probability), np.concatenate(partition))
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,10 @@ class SessionInfo:
         return f"{self.runtime} {self.version}, {self.provider} on {self.device}, {self.precision} ({self.file})"
 
 
+Batch = tuple[NDArray[np.integer], NDArray[np.integer] | int]
+"""Blocks [N, 16, 16], uint8 at 8 bit and uint16 above, and their qindex [N], 0-255, or one for all."""
+
+
 class Session(Protocol):
     """A loaded model."""
 
@@ -64,6 +80,25 @@ class Session(Protocol):
         Args:
             blocks: raw luma samples [N, 16, 16], uint8 at 8 bit, uint16 above; N at least 1.
             qindex: 0-255, integer [N].
+        """
+        ...
+
+
+@runtime_checkable
+class StreamingSession(Session, Protocol):
+    """A session that keeps several batches in flight.
+
+    Attributes:
+        batch: the number of blocks that it likes best.
+    """
+
+    batch: int
+
+    def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
+        """Predictions in order, without logits ([0, 14]); a batch may come back in pieces.
+
+        Args:
+            batches: read as they are needed; each is copied before the next is read.
         """
         ...
 
@@ -115,6 +150,7 @@ def open_session(
 
     Raises:
         MissingComponentError: if the runtime cannot run here as asked.
+        ForeignArtefactError: if its engines are for another GPU, driver or version; "auto" passes them over.
     """
     if runtime != "auto":
         return _open(bundle, runtime, options)
@@ -122,7 +158,7 @@ def open_session(
     for candidate in AUTO_ORDER:
         try:
             session = _open(bundle, candidate, options)
-        except MissingComponentError as error:
+        except (MissingComponentError, ForeignArtefactError) as error:
             refused.append(f"{candidate}: {error.message}")
             continue
         for reason in refused:
@@ -137,15 +173,25 @@ def _open(bundle: Bundle, runtime: str, options: SessionOptions) -> Session:
         from infer.torch_session import TorchSession
 
         return TorchSession(bundle, options)
+    if runtime == "fused":
+        _require("torch", "pip install torch")
+        from infer.fused_session import FusedSession
+
+        return FusedSession(bundle, options)
+    if runtime == "aotinductor":
+        _require("torch", "pip install torch")
+        from infer.package_session import PackageSession
+
+        return PackageSession(bundle, options)
     if runtime in ("onnxruntime-cpu", "onnxruntime-cuda"):
         _require("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
         from infer.onnxruntime_session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(bundle, options, cuda=runtime == "onnxruntime-cuda")
-    if runtime == "tensorrt":
-        raise MissingComponentError(
-            "this bundle holds no TensorRT engine for this machine", "cli.py export --engine tensorrt makes one"
-        )
+    if runtime in ("tensorrt", "tensorrt-rtx"):
+        from infer.tensorrt_session import TensorRtSession
+
+        return TensorRtSession(bundle, options, runtime)
     raise ValueError(f"runtime is one of {', '.join(RUNTIMES)} or auto, not {runtime!r}")
 
 

@@ -27,8 +27,13 @@ class BlockSource(Protocol):
     @property
     def grid(self) -> tuple[int, int] | None: ...
 
-    def chunks(self, size: int) -> Iterator[NDArray[np.integer]]:
+    def chunks(self, size: int, reuse: int = 0) -> Iterator[NDArray[np.integer]]:
         """The blocks, about `size` at a time: [n, 16, 16], uint8 at 8 bit and uint16 above.
+
+        Args:
+            size: of a chunk, about.
+            reuse: how many arrays may be used in turn, so that a chunk holds only until `reuse` more were read;
+                0 for chunks that stay.
 
         Raises:
             InputError: if the file ends early or holds what it must not.

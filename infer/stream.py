@@ -1,4 +1,7 @@
-"""Stream blocks through a session into a result file: any N, bounded memory, nothing half-written."""
+"""Stream blocks through a session into a result file: any N, bounded memory, nothing half-written.
+
+read the next ║ predict ║ write the last           at the same time
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +21,13 @@ from numpy.typing import NDArray
 
 from bundle import atomic_file, output_errors
 from errors import InputError
-from infer.session import Prediction, Session
+from infer.session import Batch, Prediction, Session, StreamingSession
 from infer.source import BlockSource
 from partition import Partition
 
 BATCH = 8160  # a 1080p frame
 _COPY_BYTES = 1 << 20
+_BUFFERS = 3  # one that is read, one that waits, one that is worked on
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes for the same result, whenever it is written
 
 Progress = Callable[[int, int, str], None]
@@ -134,7 +139,7 @@ def predict_stream(
     output: Path,
     progress: Progress,
 ) -> Summary:
-    """Predict a source, batch after batch, into a result file.
+    """Predict a source, batch after batch, into a result file; reading and writing go on meanwhile.
 
     Args:
         source: the blocks.
@@ -147,15 +152,39 @@ def predict_stream(
         OutputError, InputError: as result_file.
     """
     start = time.perf_counter()
-    with result_file(output, source.count, source.grid) as writer:
-        for blocks in source.chunks(BATCH):
-            done = writer.written
-            if isinstance(qindex, int):
-                batch_qindex = np.full(len(blocks), qindex, np.uint8)
-            else:
-                batch_qindex = qindex[done : done + len(blocks)]
-            writer.add(session.predict(blocks, batch_qindex))
-            rate = writer.written / (time.perf_counter() - start)
-            progress(writer.written, source.count or 0, f"{rate:,.0f} blocks/s")
+    size = session.batch if isinstance(session, StreamingSession) else BATCH
+    with result_file(output, source.count, source.grid) as writer, ThreadPoolExecutor(2) as pool:
+        writing: Future[None] | None = None
+        done = 0
+        for prediction in _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex)):
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(writer.add, prediction)
+            done += len(prediction.partition)
+            progress(done, source.count or 0, f"{done / (time.perf_counter() - start):,.0f} blocks/s")
+        if writing is not None:
+            writing.result()
         counts, written = writer.counts, writer.written
     return Summary(written, time.perf_counter() - start, counts, output)
+
+
+def _predictions(session: Session, batches: Iterator[Batch]) -> Iterator[Prediction]:
+    if isinstance(session, StreamingSession):
+        return session.stream(batches)
+    return (session.predict(blocks, np.broadcast_to(qindex, len(blocks))) for blocks, qindex in batches)
+
+
+def _batches(chunks: Iterator[NDArray[np.integer]], qindex: NDArray[np.uint8] | int) -> Iterator[Batch]:
+    done = 0
+    for blocks in chunks:
+        yield blocks, qindex if isinstance(qindex, int) else qindex[done : done + len(blocks)]
+        done += len(blocks)
+
+
+def _read_ahead(chunks: Iterator[NDArray[np.integer]], pool: ThreadPoolExecutor) -> Iterator[NDArray[np.integer]]:
+    """The same chunks; while one is worked on, the next is read."""
+    end = np.empty(0, np.uint8)
+    pending = pool.submit(next, chunks, end)
+    while (chunk := pending.result()) is not end:
+        pending = pool.submit(next, chunks, end)
+        yield chunk

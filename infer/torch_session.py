@@ -27,14 +27,9 @@ class TorchSession:
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
         if options.precision != "fp32":
             raise MissingComponentError(f"runtime torch has no {options.precision}", "it is the fp32 reference")
-        name = bundle.find("weights", "fp32")
         if options.threads:
             torch.set_num_threads(options.threads)
-        try:
-            config = ModelConfig(**bundle.manifest.model)
-        except (TypeError, ValueError) as error:
-            raise ArtefactError(f"{bundle.root} describes no model of this version: {error}", "export again") from None
-        model = load_weights(bundle.path(name), config)
+        model, name = open_weights(bundle)
         self._set(model, options.bit_depth, name)
 
     @classmethod
@@ -51,6 +46,20 @@ class TorchSession:
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
         return reference_prediction(self._model, blocks, qindex, self._bit_depth)
+
+
+def open_weights(bundle: Bundle) -> tuple[PartitionModel, str]:
+    """The bundle's unfolded model, and its file's name.
+
+    Raises:
+        ArtefactError: if the weights do not fit the manifest's model.
+    """
+    name = bundle.find("weights", "fp32")
+    try:
+        config = ModelConfig(**bundle.manifest.model)
+    except (TypeError, ValueError) as error:
+        raise ArtefactError(f"{bundle.root} describes no model of this version: {error}", "export again") from None
+    return load_weights(bundle.path(name), config), name
 
 
 @torch.no_grad()

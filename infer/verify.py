@@ -16,15 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import REFERENCE_FILE, Bundle, BundleFile, open_bundle, write_atomically
-from errors import ArtefactError, MissingComponentError, ParityError
+from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError
 from infer.certificate import Certificate, ReferenceSet, certificate
+from infer.engine_record import EngineRecord
 from infer.parity import TOLERANCES
 from infer.session import SessionOptions, open_session
 from infer.verify_table import table
 from partition import LOGITS
-
-RUNTIMES_OF = {"onnx": ("onnxruntime-cpu", "onnxruntime-cuda"), "engine": ("tensorrt",)}
-"""Which runtimes take a file of that kind."""
 
 REFERENCE_PAIRS = "reference"
 """Under which key of a file's parity the export keeps its certificate on reference.npz."""
@@ -150,11 +148,20 @@ def verify_bundle(root: Path, announce: Callable[[str], None], output_dir: Path 
 
 def _checks(bundle: Bundle, reference: ReferenceSet) -> Iterator[Check]:
     for name, entry in bundle.manifest.files.items():
-        for runtime in RUNTIMES_OF.get(entry.kind, ()):
+        for runtime in _runtimes(name, entry):
             if entry.precision not in TOLERANCES:
                 raise ArtefactError(f"{bundle.path(name)}: no tolerance is known for precision '{entry.precision}'")
             found, not_run = _certificate(bundle, name, entry, runtime, reference)
             yield Check(name, runtime, _stored(entry), found, not_run)
+
+
+def _runtimes(name: str, entry: BundleFile) -> tuple[str, ...]:
+    """Which runtimes take the file; none if it computes nothing."""
+    if entry.kind == "engine":
+        return (EngineRecord.of(name, entry).runtime,)
+    if entry.kind == "package":
+        return ("aotinductor",)
+    return ("onnxruntime-cpu", "onnxruntime-cuda") if entry.kind == "onnx" else ()
 
 
 def _certificate(
@@ -166,10 +173,8 @@ def _certificate(
         session = open_session(bundle, runtime, options)
     except MissingComponentError as error:
         return None, error.message
-    except ArtefactError as error:
-        if entry.kind != "engine":
-            raise
-        return None, error.message  # an engine of another GPU, driver or version: refused, but no fault of the bundle's
+    except ForeignArtefactError as error:  # refused, but no fault of the bundle's
+        return None, f"{error.message}; {error.hint}"
     if session.info.file != name:
         return None, f"this machine runs {session.info.file} instead"
     return certificate(session, reference, entry.precision), ""

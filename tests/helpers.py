@@ -316,6 +316,17 @@ def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
     return model
 
 
+def without_ties(reference, margin: float = 0.02):
+    """The pairs of an infer.certificate.ReferenceSet whose top probability leads by at least that."""
+    from dataclasses import replace
+
+    from partition import chain_rule
+
+    top = np.sort(chain_rule(reference.logits), axis=1)
+    keep = top[:, -1] - top[:, -2] >= margin
+    return replace(reference, block=reference.block[keep], qindex=reference.qindex[keep], logits=reference.logits[keep])
+
+
 @contextmanager
 def file_size_limit(size: int):
     """Within it no file of this process can grow past `size` bytes: what a full disk looks like."""

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from export.compile import EXAMPLE_BATCH, CompiledModel
 from export.cost import chooser
+from export.distribute import distribute_products
 from export.fold import fold_model
 from export.heads import HeadsMergedModel
 from export.lower import LowerOptions, lower_model
+from export.offsets import carry_offsets
 from export.prune import prune_model
 from export.tabulate import tabulate_model
 from tests import helpers
@@ -27,7 +29,11 @@ EXAMPLE = (torch.zeros(EXAMPLE_BATCH, 1, 16, 16), torch.zeros(EXAMPLE_BATCH, dty
 def lowered(model, lower: str, cuda: bool):
     """Everything up to the lowering, computed in float64: only the rounding of weights to float32 is left."""
     pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), EXAMPLE)
-    return CompiledModel(lower_model(pruned, EXAMPLE, LowerOptions(chooser(lower, "fp32"), cuda=cuda)), torch.float64)
+    graph = lower_model(pruned, EXAMPLE, LowerOptions(chooser(lower, "fp32"), cuda=cuda))
+    distribute_products(graph)
+    if cuda:
+        carry_offsets(graph, torch.float32)
+    return CompiledModel(graph, torch.float64)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)

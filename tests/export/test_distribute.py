@@ -74,7 +74,7 @@ def test_both_trunks_share_what_stands_behind_the_first_adapter(trained_like, re
     blocks, qindex = (torch.from_numpy(a[:256]) for a in real_blocks[:2])
     shared, steps = compile_model(model, CompileOptions(lower="gemm"))
     counts = []
-    monkeypatch.setattr("export.lower.distribute_products", lambda graph: counts.append(0))
+    monkeypatch.setattr("export.compile.distribute_products", lambda graph: counts.append(0))
     apart, _ = compile_model(model, CompileOptions(lower="gemm"))
     assert counts == [0] and "distribute" in steps
     assert products(apart.core) - products(shared.core) == saved

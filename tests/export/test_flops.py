@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from export.compile import CompileOptions, compile_model
-from export.flops import multiply_adds
+from export.flops import Cost, cost_table, module_cost, multiply_adds
 from export.onnx_writer import build_onnx
 from train.model import ModelConfig, PartitionModel
 
@@ -26,6 +26,22 @@ class OneConvolution(nn.Module):
 def test_a_graph_counts_as_by_hand():
     by_hand = 3 * 8 * 8 * 4 * 4 + 3 * 8 * 8 * 14
     assert multiply_adds(build_onnx(OneConvolution().eval(), "uint8", {})) == by_hand
+
+
+def test_a_module_counts_as_its_graph():
+    module = OneConvolution().eval()
+    cost = module_cost(module, (torch.zeros(1, 16, 16), torch.zeros(1)))
+    assert cost == Cost(multiply_adds(build_onnx(module, "uint8", {})), 3 * 16 + 3 + 14 * 192 + 14)
+
+
+def test_weights_are_all_numbers_that_a_module_stores():
+    batch_norm = nn.BatchNorm2d(5)  # 4 of them for each channel; the count of batches is none
+    assert module_cost(batch_norm.eval(), (torch.zeros(1, 5, 2, 2),)) == Cost(0, 20)
+
+
+def test_a_table_of_costs_shows_flop_as_two_for_a_multiply_add():
+    lines = cost_table({"trained": Cost(1000, 7), "fold": Cost(900, 6)}).splitlines()
+    assert lines[1].split() == ["trained", "1,000", "2,000", "7"] and len(lines) == 3
 
 
 @pytest.mark.parametrize("lower", ["auto", "gemm"])

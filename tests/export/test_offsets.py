@@ -175,8 +175,10 @@ def test_float16_loses_little_more_with_offsets_than_with_biases(real_blocks):
     errors = []
     with torch.no_grad():
         for cuda in (False, True):
-            core = lower_model(folded, example, LowerOptions(lambda *_: True, torch.float16, cuda)).half()
-            got = core(blocks.reshape(-1, 256).half(), qindex).float()
+            core = lower_model(folded, example, LowerOptions(lambda *_: True, torch.float16, cuda))
+            if cuda:
+                carry_offsets(core, torch.float16)
+            got = core.half()(blocks.reshape(-1, 256).half(), qindex).float()
             errors.append(float((got - model(blocks, qindex)).abs().mean()))
     assert errors[1] < 1.5 * errors[0] < 0.01, errors
 

@@ -14,6 +14,7 @@ from export.compile import CompileOptions, compile_model
 from export.onnx_writer import build_onnx, save_onnx
 from infer.parity import compare, judge
 from infer.torch_session import reference_prediction
+from tests.helpers import REPO
 
 REFUSED_BY_TENSORRT = {"SplitToSequence", "SequenceAt", "SequenceConstruct", "ConcatFromSequence", "BitShift", "Mod"}
 
@@ -114,6 +115,15 @@ def test_types_and_shapes_are_the_contracts(written):
         "probability": (kinds.FLOAT, [batch, 10]),
         "partition": (kinds.INT32, [batch]),
     }
+
+
+def test_a_model_that_is_compiled_again_gives_the_same_file(written, trained_like):
+    """Engines are kept by the hash of their ONNX file; and the file says nothing of the machine it was made on."""
+    first = written("compact", True).SerializeToString(deterministic=True)
+    model, _ = compile_model(trained_like(trunk="compact"), CompileOptions())
+    again = build_onnx(model, "uint8", {"semantics": "{}", "classes": "NONE"}).SerializeToString(deterministic=True)
+    assert first == again
+    assert b"stack_trace" not in first and str(REPO).encode() not in first
 
 
 def test_the_same_model_gives_the_same_bytes_and_metadata(written, tmp_path):

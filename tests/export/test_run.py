@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+import tomllib
+
 import numpy as np
 import onnx
 import pytest
 
 import export.run
-from bundle import open_bundle
+from bundle import TOOLKIT_VERSION, open_bundle, sha256_of
 from errors import ParityError
 from export.certificate import reference_set, sample_pairs
-from export.run import ExportTask, export_run
+from export.flops import multiply_adds
+from export.run import ExportTask, export_run, semantics
 from infer.parity import compare, judge
 from infer.session import SessionOptions, open_session
 from infer.verify import read_reference
+from partition import PARTITION_NAMES
 
 
 def silent(*_):
@@ -50,6 +56,35 @@ def test_the_reference_is_the_samples_blocks_over_all_qindex(bundle_dir):
     assert np.isfinite(logits).all() and logits.std() > 0.5
 
 
+@pytest.mark.parametrize("name", ["model.fp32.onnx", "model.fp32.int32.onnx"])
+def test_a_file_says_what_it_is_and_where_it_comes_from(bundle_dir, run_dir, name):
+    manifest = open_bundle(bundle_dir).manifest
+    props = {p.key: p.value for p in onnx.load(bundle_dir / name).metadata_props}
+    assert json.loads(props["semantics"]) == semantics() and "qindex" in semantics()
+    assert props["classes"].split(",") == list(PARTITION_NAMES)
+    assert json.loads(props["model"]) == manifest.model
+    assert props["run_sha256"] == sha256_of(run_dir / "model.safetensors") == manifest.run_sha256
+    assert props["weights_sha256"] == manifest.files["model.safetensors"].sha256
+    assert props["compile_steps"].split(",") == list(manifest.files[name].steps)
+    assert props["toolkit"] == manifest.versions["toolkit"] == TOOLKIT_VERSION
+
+
+def test_the_version_is_the_projects(repo):
+    assert tomllib.loads((repo / "pyproject.toml").read_text())["project"]["version"] == TOOLKIT_VERSION
+
+
+def test_the_manifest_says_what_each_step_costs(exported):
+    root, ended = exported
+    files = {name: entry for name, entry in open_bundle(root).manifest.files.items() if entry.kind == "onnx"}
+    assert len(files) == 2
+    for name, entry in files.items():
+        assert list(entry.cost) == ["trained", *entry.steps]
+        assert entry.cost[entry.steps[-1]]["multiply_adds"] == multiply_adds(onnx.load(root / name))
+        for step, cost in entry.cost.items():
+            count, weights = cost["multiply_adds"], cost["weights"]
+            assert re.search(rf"^  {step} +{count:,} +{2 * count:,} +{weights:,}$", ended.out, re.MULTILINE)
+
+
 def test_without_folding_the_batch_norms_stay_and_parity_holds(run_dir, tmp_path, monkeypatch):
     whole = export.run.reference_set
     monkeypatch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 256, seed))
@@ -63,9 +98,9 @@ def test_without_folding_the_batch_norms_stay_and_parity_holds(run_dir, tmp_path
 def test_a_compiler_that_computes_something_else_leaves_no_manifest(run_dir, tmp_path, monkeypatch):
     whole, honest = export.run.reference_set, export.run.compile_model
 
-    def wrong(model, options):
+    def wrong(model, options, observe):
         model.heads["macro"][-1].bias.data[1] += 0.01
-        return honest(model, options)
+        return honest(model, options, observe)
 
     monkeypatch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 256, seed))
     monkeypatch.setattr(export.run, "compile_model", wrong)

@@ -10,8 +10,8 @@ import pytest
 import infer.onnxruntime_session
 import infer.session
 from bundle import open_bundle
-from errors import ArtefactError, MissingComponentError
-from infer.onnxruntime_session import OnnxRuntimeSession
+from errors import ArtefactError, ForeignArtefactError, MissingComponentError
+from infer.onnxruntime_session import BoundBatch, OnnxRuntimeSession
 from infer.parity import compare, judge
 from infer.session import AUTO_ORDER, RUNTIMES, SessionOptions, cuda_devices, open_session
 from infer.torch_session import REFERENCE_BATCH, TorchSession
@@ -46,11 +46,11 @@ def only(monkeypatch):
     return install
 
 
-@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
 def test_auto_takes_the_first_that_runs_and_says_why_not_the_others(only, first):
     tried, heard = only(*AUTO_ORDER[first:], "torch"), []
     open_session(None, "auto", SessionOptions(), heard.append)
-    assert tried == ["tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"][: first + 1]
+    assert tried == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu"][: first + 1]
     assert heard == [f"runtime auto passed over {name}: there is no {name}" for name in tried[:-1]]
 
 
@@ -68,6 +68,18 @@ def test_what_was_asked_for_runs_or_nothing_does(only, runtime):
     with pytest.raises(MissingComponentError, match=runtime):
         open_session(None, runtime, SessionOptions())
     assert tried == [runtime]
+
+
+def test_auto_passes_over_engines_of_another_gpu(monkeypatch):
+    def opened(bundle, runtime, options):
+        if runtime == "onnxruntime-cuda":
+            return StandInSession()
+        raise ForeignArtefactError(f"the {runtime} engine is of another GPU")
+
+    heard = []
+    monkeypatch.setattr(infer.session, "_open", opened)
+    open_session(None, "auto", SessionOptions(), heard.append)
+    assert [line for line in heard if "of another GPU" in line] == heard and len(heard) == 2
 
 
 def test_auto_does_not_hide_a_corrupt_artefact(monkeypatch):
@@ -93,11 +105,23 @@ def test_a_library_that_is_not_installed_is_named(bundle, runtime, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime-cpu", "tensorrt"])
+@pytest.mark.parametrize("runtime", ["auto", "torch", "onnxruntime-cpu", "tensorrt", "tensorrt-rtx"])
 def test_a_precision_that_is_not_there_is_missing(bundle, runtime, precision):
     with pytest.raises(MissingComponentError) as error:
         open_session(bundle, runtime, SessionOptions(precision=precision))
-    assert runtime == "tensorrt" or precision in error.value.message + error.value.hint
+    assert precision in error.value.message + error.value.hint
+
+
+def test_fused_needs_fp16_and_a_gpu(bundle, monkeypatch):
+    import torch
+
+    with pytest.raises(MissingComponentError, match="no fp32") as error:
+        open_session(bundle, "fused", SessionOptions())
+    assert "fp16" in error.value.hint
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingComponentError, match="needs a CUDA GPU") as error:
+        open_session(bundle, "fused", SessionOptions(precision="fp16"))
+    assert error.value.exit_code == 4
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------------
@@ -149,7 +173,10 @@ class FellBack:
     """An onnxruntime that was asked for CUDA and quietly runs on the CPU."""
 
     def __init__(self, path, settings, providers):
-        assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"})], "float32 means float32"
+        [(provider, options)] = providers
+        assert provider == "CUDAExecutionProvider"
+        assert options["use_tf32"] == "0", "float32 means float32"
+        assert options["enable_cuda_graph"] == "1", "no node runs elsewhere"
 
     def get_providers(self):
         return ["CPUExecutionProvider"]
@@ -260,6 +287,21 @@ def test_blocks_that_are_a_view_are_read_right(bundle, real_blocks, runtime):
     whole = session.predict(blocks[:64], qindex[:64])
     found = session.predict(blocks[:64][::-1][::2], qindex[:64][::-1][::2])
     np.testing.assert_allclose(found.logits, whole.logits[::-1][::2], atol=1e-4)
+
+
+@pytest.mark.parametrize(("bit_depth", "form"), [(8, ""), (10, "")])
+def test_buffers_that_are_used_again_change_nothing(bundle, real_blocks, reference, bit_depth, form):
+    """What CUDA uses, bound on the CPU."""
+    plain = open_session(bundle, "onnxruntime-cpu", SessionOptions(bit_depth, form=form))
+    bound = BoundBatch(plain._session, 64, plain._dtype, plain._bit_depth, "cpu")
+    blocks, qindex = reference[bit_depth][0], real_blocks[1]
+    first = None
+    for part in (slice(0, 64), slice(64, 65), slice(100, 133), slice(0, 64)):
+        expected, found = plain.predict(blocks[part], qindex[part]), bound.predict(blocks[part], qindex[part])
+        np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4)
+        assert found.partition.dtype == np.uint8 and len(found.probability) == len(blocks[part])
+        first = first if first is not None else found.logits.copy()
+    np.testing.assert_array_equal(found.logits, first)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime-cpu"])

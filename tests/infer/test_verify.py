@@ -9,10 +9,11 @@ from PIL import Image
 
 import infer.verify
 from bundle import open_bundle, sha256_of
-from errors import ArtefactError, MissingComponentError, ParityError
+from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError
 from infer.session import open_session
 from infer.verify import read_reference, verify_bundle
 from tests.helpers import copy_of, rewrite
+from tests.infer.test_engine_record import FULL
 
 
 @pytest.fixture
@@ -84,8 +85,9 @@ def test_where_nothing_can_be_run_nothing_is_verified(bundle, monkeypatch):
 
 
 ENGINES = {
-    "refused": (ArtefactError("engine of sm_120"), "engine of sm_120"),
+    "refused": (ForeignArtefactError("engine of sm_120", "rebuild it"), "engine of sm_120; rebuild it"),
     "missing": (MissingComponentError("tensorrt is not installed"), "tensorrt is not installed"),
+    "corrupt": (ArtefactError("no engine at all"), ""),
     "another one": (None, "this machine runs model.fp32.onnx instead"),
 }
 
@@ -103,8 +105,13 @@ def test_an_engine_of_another_machine_is_listed_and_no_failure(bundle, monkeypat
 
     rewrite(bundle / "model.engine", b"engine")
     entry = {"sha256": sha256_of(bundle / "model.engine"), "kind": "engine", "precision": "fp32", "input": "uint8"}
-    edit(bundle, lambda v: v["files"].update({"model.engine": entry | {"steps": [], "parity": {}}}))
+    entry |= {"steps": [], "parity": {"reference": {"not run": "no GPU"}}, "engine": FULL.to_dict()}
+    edit(bundle, lambda v: v["files"].update({"model.engine": entry}))
     monkeypatch.setattr(infer.verify, "open_session", open_engine)
+    if case == "corrupt":
+        with pytest.raises(ArtefactError, match="no engine at all"):
+            verify_bundle(bundle, lambda _: None)
+        return
     result = verify_bundle(bundle, lambda _: None)
     result.raise_failures()
     assert (result.checks[-1].file, result.checks[-1].runtime) == ("model.engine", "tensorrt")
