@@ -1,6 +1,6 @@
 """The compiler's steps in order, each a function model -> model that computes the same map:
 
-fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distribute ─► (precision)
+fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distribute ─► (offsets ─► fp16)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from export.distribute import distribute_products
 from export.fold import fold_model
 from export.heads import HeadsMergedModel
 from export.lower import LowerOptions, lower_model
+from export.offsets import carry_offsets
 from export.prune import prune_model
 from export.tabulate import tabulate_model
 from train.model import PartitionModel
@@ -115,11 +116,15 @@ def compile_model(
     pruned = prune_model(merged, example)
     done("prune", pruned, luma)
     half = options.precision == "fp16"
-    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), half))
+    dtype = torch.float16 if half else torch.float32
+    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), dtype, cuda=half))
     done(f"lower-{options.lower}", lowered, row)
     distribute_products(lowered)
     done("distribute", lowered, row)
-    compiled = CompiledModel(lowered, torch.float16 if half else torch.float32).eval()
+    if half:
+        carry_offsets(lowered, dtype)
+        done("offsets", lowered, row)
+    compiled = CompiledModel(lowered, dtype).eval()
     if half:
         done("fp16", compiled, raw)
     return compiled, tuple(steps[1:])
