@@ -48,13 +48,14 @@ class BundleFile:
 
     Attributes:
         sha256: hex.
-        kind: "onnx", "engine", "weights", "reference", "calibration" or "report".
+        kind: "onnx", "engine", "package", "weights", "reference", "calibration" or "report".
         precision: "fp32", "fp16", "int8"; empty for what has none.
         input: "uint8" for 8-bit blocks, "int32" for blocks of any bit depth with a `bit_depth` input; empty if none.
         steps: the compile steps that made it, in order.
         parity: certificates (infer/certificate.py) by the pairs compared; empty for what computes nothing. An engine
             that could not run where it was built has {"not run": the reason} in place of a certificate.
         engine: infer.engine_record.EngineRecord as plain values; empty for what is no engine.
+        package: infer.package_record.PackageRecord as plain values; empty for what is no package.
         cost: multiply_adds (for one block) and weights (numbers stored) of the model by step, from "trained" on.
     """
 
@@ -65,6 +66,7 @@ class BundleFile:
     steps: tuple[str, ...] = ()
     parity: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
+    package: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, dict[str, int]] = field(default_factory=dict)
 
 

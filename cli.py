@@ -15,6 +15,16 @@ import click
 from console import ErrorBoundary, ProgressLine
 from errors import UsageError
 
+RUNTIME_NAMES = (
+    "auto",
+    "torch",
+    "fused",
+    "aotinductor",
+    "onnxruntime-cpu",
+    "onnxruntime-cuda",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 DEFAULT_BUNDLE = Path("bundles/default")
 _ENGINE_OPTIONS = (
     "engine_input",
@@ -177,6 +187,7 @@ def evaluate(
 @click.option("--fold-bn", is_flag=True, help="Fold BatchNorm into the convolutions and compile.")
 @click.option("--lower", type=click.Choice(["auto", "conv", "gemm"]), default="auto", help="Convolutions as products.")
 @click.option("--precision", default="fp32", help="Comma-separated.")
+@click.option("--package", type=click.Choice(["none", "cpu", "cuda"]), default="none", help="AOTInductor, for here.")
 @click.option("--engine", type=click.Choice(["none", "tensorrt", "tensorrt-rtx"]), default="none")
 @click.option("--engine-input", default="uint8", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
 @click.option("--min-batch", type=int, default=1, help="Least number of blocks of a call, of an engine.")
@@ -197,6 +208,7 @@ def export(
     fold_bn: bool,
     lower: str,
     precision: str,
+    package: str,
     engine: str,
     as_json: bool,
     **engine_options: Any,
@@ -205,7 +217,7 @@ def export(
     from export.run import ExportTask, export_run
 
     engines = _engines(engine, **engine_options)
-    task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines)
+    task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package)
     manifest = export_run(task, _say, ProgressLine())
     _finish(as_json, {"output_dir": str(output_dir), "manifest": json.loads(manifest.to_json())})
 
@@ -243,7 +255,9 @@ def _engines(
 @click.option("--chroma", type=click.Choice(["420", "422", "444", "mono"]), default="420", help="Of raw frames.")
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "torch", "fused", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]),
+    type=click.Choice(
+        ["auto", "torch", "fused", "aotinductor", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+    ),
     default="auto",
     help="auto takes the fastest that runs here, and says which.",
 )

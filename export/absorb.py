@@ -50,7 +50,7 @@ def absorb_biases(traced: fx.GraphModule) -> int:
         readers = {user for lookup in first.shift_node.users for user in lookup.users}
         if readers != {site.shifted for site in found if site}:
             continue
-        scale, shift = _table(traced, first.scale), _table(traced, first.shift)
+        scale, shift = table_of(traced, first.scale), table_of(traced, first.shift)
         name = f"absorbed{count}"
         traced.register_buffer(name, (shift.double() + conv.bias.double() * scale.double()).to(shift.dtype))
         traced.add_submodule(target, convolution(conv, conv.weight, None))
@@ -70,13 +70,13 @@ def _site(node: fx.Node) -> _Site | None:
     shifted = next(iter(scaled.users))
     if shifted.target is not operator.add:
         return None
-    scale, shift = _lookup(scaled, node), _lookup(shifted, scaled)
+    scale, shift = lookup_beside(scaled, node), lookup_beside(shifted, scaled)
     if scale is None or shift is None or any(user.target is not operator.getitem for user in shift.users):
         return None
     return _Site(str(scale.all_input_nodes[1].target), str(shift.all_input_nodes[1].target), shift, shifted)
 
 
-def _lookup(node: fx.Node, value: fx.Node) -> fx.Node | None:
+def lookup_beside(node: fx.Node, value: fx.Node) -> fx.Node | None:
     """The table lookup that is the node's other operand."""
     others = [n for n in node.all_input_nodes if n is not value]
     if len(others) != 1 or others[0].target is not operator.getitem:
@@ -85,7 +85,7 @@ def _lookup(node: fx.Node, value: fx.Node) -> fx.Node | None:
     return lookup if lookup.target is F.embedding and lookup.all_input_nodes[1].op == "get_attr" else None
 
 
-def _table(traced: fx.GraphModule, target: str) -> Tensor:
+def table_of(traced: fx.GraphModule, target: str) -> Tensor:
     owner, _, name = target.rpartition(".")
     table = getattr(traced.get_submodule(owner), name)
     assert isinstance(table, Tensor)

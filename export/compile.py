@@ -1,6 +1,6 @@
 """The compiler's steps in order, each a function model -> model that computes the same map:
 
-fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distribute ─► (precision)
+fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distribute ─► (offsets ─► fp16)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from export.distribute import distribute_products
 from export.fold import fold_model
 from export.heads import HeadsMergedModel
 from export.lower import LowerOptions, lower_model
+from export.offsets import carry_offsets
 from export.prune import prune_model
 from export.tabulate import tabulate_model
 from train.model import PartitionModel
@@ -34,11 +35,14 @@ class CompileOptions:
         fold: fold BatchNorm; without, the model is left as it is, since every other step needs it.
         lower: "conv" keeps convolutions, "gemm" makes every one a product, "auto" chooses by layer (export/cost.py).
         precision: "fp32", or "fp16" for a graph whose weights and values are float16.
+        cuda: in the forms that ONNX Runtime's CUDA provider is fast at: biases as offsets, maps in its order; None
+            means for fp16, whose files run on GPUs.
     """
 
     fold: bool = True
     lower: str = "auto"
     precision: str = "fp32"
+    cuda: bool | None = None
 
     def __post_init__(self) -> None:
         if self.lower not in ("auto", "conv", "gemm"):
@@ -115,11 +119,16 @@ def compile_model(
     pruned = prune_model(merged, example)
     done("prune", pruned, luma)
     half = options.precision == "fp16"
-    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), half))
+    dtype = torch.float16 if half else torch.float32
+    cuda = half if options.cuda is None else options.cuda
+    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), dtype, cuda=cuda))
     done(f"lower-{options.lower}", lowered, row)
     distribute_products(lowered)
     done("distribute", lowered, row)
-    compiled = CompiledModel(lowered, torch.float16 if half else torch.float32).eval()
+    if cuda:
+        carry_offsets(lowered, dtype)
+        done("offsets", lowered, row)
+    compiled = CompiledModel(lowered, dtype).eval()
     if half:
         done("fp16", compiled, raw)
     return compiled, tuple(steps[1:])

@@ -29,6 +29,8 @@ class Rates:
         patches: of a convolution whose kernel is its stride.
         convolution_at_one: of a convolution on a 1x1 map.
         grouped: of a grouped convolution.
+        moved: values of a convolution's input and output that the runtime moves from one layout to another around it,
+            in place of multiply-adds.
     """
 
     product: float
@@ -36,13 +38,15 @@ class Rates:
     patches: float
     convolution_at_one: float
     grouped: float
+    moved: float = math.inf
 
 
 RATES = {
     # onnxruntime on AVX2 cores, in GFLOP/s of two: benchmarks/lowering.py
     "fp32": Rates(product=46, convolution=60, patches=30, convolution_at_one=23, grouped=0.3),
-    # onnxruntime-cuda on an H200, in TFLOP/s: DESIGN.md's figures for folded 3x3 convolutions at 4x4 and for products
-    "fp16": Rates(product=210, convolution=20, patches=20, convolution_at_one=20, grouped=1),
+    # onnxruntime-cuda on an H200, in TFLOP/s: DESIGN.md's figures for folded 3x3 convolutions at 4x4 and for products;
+    # what cuDNN's changes of layout cost from the profile of a 1x1/2 convolution, 2 GFLOP, in docs/LOG.md
+    "fp16": Rates(product=210, convolution=20, patches=20, convolution_at_one=20, grouped=1, moved=0.1),
 }
 
 
@@ -74,6 +78,7 @@ def costs(conv: nn.Conv2d, shape: Shape, out_shape: Shape, rates: Rates) -> tupl
     rate = rates.convolution if math.prod(out_shape[1:]) > 1 else rates.convolution_at_one
     rate = rates.grouped if conv.groups > 1 else rate
     as_convolution = math.prod(out_shape) * math.prod(conv.weight.shape[1:])
+    moving = (math.prod(shape) + math.prod(out_shape)) / rates.moved
     if is_patchwise(conv, shape):
-        return as_convolution / rates.patches, as_convolution / rates.product
-    return as_convolution / rate, math.prod(shape) * math.prod(out_shape) / rates.product
+        return as_convolution / rates.patches + moving, as_convolution / rates.product
+    return as_convolution / rate + moving, math.prod(shape) * math.prod(out_shape) / rates.product

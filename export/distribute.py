@@ -10,16 +10,11 @@ with U and the second product with M become one small product.
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
 
-
-class _Product(NamedTuple):
-    row: fx.Node
-    matrix: fx.Node
-    bias: fx.Node | None
+from export.products import drop_unused, product_of, value_of
 
 
 @torch.no_grad()
@@ -36,8 +31,8 @@ def distribute_products(lowered: fx.GraphModule) -> int:
         for x, added in (total.args, total.args[::-1]):
             if not isinstance(x, fx.Node) or not isinstance(added, fx.Node):
                 continue
-            products = [(user, _same_product(lowered, user, total, x)) for user in total.users]
-            spread = _small_product(lowered, added, total)
+            products = [(user, _sameproduct_of(lowered, user, total, x)) for user in total.users]
+            spread = _smallproduct_of(lowered, added, total)
             # All of them or none: the sum is to disappear.
             if spread is None or not products or any(shared is None for _, shared in products):
                 continue
@@ -45,42 +40,25 @@ def distribute_products(lowered: fx.GraphModule) -> int:
                 _rewrite(lowered, user, shared, *spread, name=f"distributed{count}")
                 count += 1
             break
-    lowered.graph.eliminate_dead_code()
-    lowered.delete_all_unused_submodules()
-    _drop_unused(lowered)
-    lowered.recompile()
+    drop_unused(lowered)
     return count
 
 
-def _product(node: fx.Node) -> _Product | None:
-    if node.target is torch.matmul:
-        row, matrix = node.args
-        bias = None
-    elif node.target is torch.addmm:
-        bias, row, matrix = node.args
-    else:
-        return None
-    if not isinstance(matrix, fx.Node) or matrix.op != "get_attr":
-        return None
-    assert isinstance(row, fx.Node) and (bias is None or isinstance(bias, fx.Node))
-    return _Product(row, matrix, bias)
-
-
-def _same_product(lowered: fx.GraphModule, node: fx.Node, total: fx.Node, x: fx.Node) -> fx.Node | None:
+def _sameproduct_of(lowered: fx.GraphModule, node: fx.Node, total: fx.Node, x: fx.Node) -> fx.Node | None:
     """Of a product that reads `total`: an earlier product of x with the same matrix and bias."""
-    wanted = _product(node)
+    wanted = product_of(node)
     if wanted is None or wanted.row is not total:
         return None
     for candidate in lowered.graph.nodes:
         if candidate is node:
             return None
-        found = _product(candidate)
+        found = product_of(candidate)
         if found is None or found.row is not x or (found.bias is None) != (wanted.bias is None):
             continue
         pairs = [(found.matrix, wanted.matrix)]
         if found.bias is not None and wanted.bias is not None:
             pairs.append((found.bias, wanted.bias))
-        if all(torch.equal(_value(lowered, a), _value(lowered, b)) for a, b in pairs):
+        if all(torch.equal(value_of(lowered, a), value_of(lowered, b)) for a, b in pairs):
             assert isinstance(candidate, fx.Node)
             return candidate
     return None
@@ -89,9 +67,9 @@ def _same_product(lowered: fx.GraphModule, node: fx.Node, total: fx.Node, x: fx.
 def _rewrite(
     lowered: fx.GraphModule, node: fx.Node, shared: fx.Node | None, small: fx.Node, matrix: Tensor, name: str
 ) -> None:
-    product = _product(node)
+    product = product_of(node)
     assert product is not None
-    combined = matrix.double() @ _value(lowered, product.matrix).double()
+    combined = matrix.double() @ value_of(lowered, product.matrix).double()
     lowered.register_buffer(name, combined.to(matrix.dtype))
     with lowered.graph.inserting_before(node):
         difference = lowered.graph.call_function(torch.matmul, (small, lowered.graph.get_attr(name)))
@@ -99,16 +77,16 @@ def _rewrite(
     lowered.graph.erase_node(node)
 
 
-def _small_product(lowered: fx.GraphModule, added: fx.Node, user: fx.Node) -> tuple[fx.Node, Tensor] | None:
+def _smallproduct_of(lowered: fx.GraphModule, added: fx.Node, user: fx.Node) -> tuple[fx.Node, Tensor] | None:
     """The row r and the matrix U with `added` = r U, seen through reshapes into patches."""
     patched = added.target is torch.reshape
     inner = added.args[0] if patched else added
     if not isinstance(inner, fx.Node) or set(added.users) != {user}:
         return None
-    found = _product(inner)
+    found = product_of(inner)
     if found is None or found.bias is not None:
         return None
-    matrix = _value(lowered, found.matrix)
+    matrix = value_of(lowered, found.matrix)
     if not patched:
         return found.row, matrix
     row = found.row
@@ -121,15 +99,3 @@ def _small_product(lowered: fx.GraphModule, added: fx.Node, user: fx.Node) -> tu
     if len(size) != 2 or rest:
         return None
     return row.args[0], torch.block_diag(*[matrix] * patches)
-
-
-def _value(lowered: fx.GraphModule, node: fx.Node) -> Tensor:
-    value = getattr(lowered, str(node.target))
-    assert isinstance(value, Tensor)
-    return value
-
-
-def _drop_unused(lowered: fx.GraphModule) -> None:
-    used = {str(n.target) for n in lowered.graph.nodes if n.op == "get_attr"}
-    for name in [n for n, _ in lowered.named_buffers(recurse=False) if n not in used]:
-        delattr(lowered, name)

@@ -1,7 +1,8 @@
 """In which order each map of a traced model lies in its row, so that nothing ever has to be transposed.
 
 Values that meet in an elementwise operation must agree; an operation that stays on maps needs "channel" order, which is
-a map's own. All others take "position", in which a 2x2/2 convolution is one small product for every patch.
+a map's own; a 2x2/2 convolution wants "position", in which it is one small product for every patch. All others take
+what the runtime is fast at.
 """
 
 from __future__ import annotations
@@ -16,26 +17,33 @@ from export.share import shape_of
 class Orders:
     """The order of every map, found by joining those that must agree."""
 
-    def __init__(self, traced: fx.GraphModule, kind: Callable[[fx.Node], str]) -> None:
+    def __init__(self, traced: fx.GraphModule, kind: Callable[[fx.Node], str], default: str) -> None:
         """Args:
         traced: from export.share.trace.
-        kind: of a node: "product" reads and writes any order, "elementwise" keeps one, "map" needs "channel".
+        kind: of a node: "product" reads and writes any order, "patches" wants "position" on both sides,
+            "elementwise" keeps one, "map" needs "channel".
+        default: where nothing is wanted.
         """
         self._parent: dict[fx.Node, fx.Node] = {}
-        forced = []
+        forced, wanted = [], []
         for node in traced.graph.nodes:
             maps = [n for n in [node, *node.all_input_nodes] if _is_map(n)]
             role = "map" if node.op == "placeholder" else kind(node)
             if role == "map":
                 forced += maps
+            elif role == "patches":
+                wanted += maps
             elif role == "elementwise":
                 for other in maps[1:]:
                     self._join(maps[0], other)
-        self._channel = {self._find(n) for n in forced}
+        self._order = dict.fromkeys(map(self._find, wanted), "position") | dict.fromkeys(
+            map(self._find, forced), "channel"
+        )
+        self._default = default
 
     def of(self, node: fx.Node) -> str:
         """One of export.dense.ORDERS; where there is but one position the two are the same, and this is "position"."""
-        return "channel" if _is_map(node) and self._find(node) in self._channel else "position"
+        return self._order.get(self._find(node), self._default) if _is_map(node) else "position"
 
     def _find(self, node: fx.Node) -> fx.Node:
         while (parent := self._parent.get(node, node)) is not node:

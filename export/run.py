@@ -34,6 +34,7 @@ from export.compile import CompileOptions, compile_model
 from export.engines import EngineOptions, build_engines, engine_not_run, engine_tools, previous_engines
 from export.flops import Cost, cost_table, module_cost
 from export.onnx_writer import build_onnx, save_onnx
+from export.package import build_package, check_package_device
 from export.quantise import CALIBRATION_PAIRS, calibrate, quantise, sample_feeds
 from infer.certificate import BATCH, Certificate, ReferenceSet
 from infer.parity import compare, require
@@ -63,6 +64,7 @@ class ExportTask:
         lower: "conv" keeps convolutions, "gemm" makes every one a matrix product, "auto" chooses by layer.
         precisions: of the ONNX files.
         engines: which engines to build of these files; None builds none.
+        package: "cpu" or "cuda" for AOTInductor packages for this machine's; "none".
     """
 
     run: Path
@@ -71,12 +73,14 @@ class ExportTask:
     lower: str = "auto"
     precisions: tuple[str, ...] = ("fp32",)
     engines: EngineOptions | None = None
+    package: str = "none"
 
     def command(self) -> str:
         """The command line that does the same, but for the engines' own options."""
         paths = f"--run {shlex.quote(str(self.run))} --output-dir {shlex.quote(str(self.output_dir))}"
         fold = " --fold-bn" if self.fold else ""
-        return f"cli.py export {paths}{fold} --lower {self.lower} --precision {','.join(self.precisions)}"
+        package = "" if self.package == "none" else f" --package {self.package}"
+        return f"cli.py export {paths}{fold} --lower {self.lower} --precision {','.join(self.precisions)}{package}"
 
 
 def semantics() -> dict[str, object]:
@@ -106,7 +110,9 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
         ToolkitError: whatever is wrong with the run, parity or the output folder. No manifest is left then.
     """
     _check_precisions(task)
-    tools = None if task.engines is None else engine_tools(task.engines)
+    tools = None if task.engines is None else engine_tools(task.engines, task.precisions)
+    if task.package != "none":
+        check_package_device(task.package, task.precisions)
     run = open_run(task.run)
     announce(f"run {task.run}: trunk {run.model.config.trunk}, weights {run.sha256[:12]}")
     root, previous = task.output_dir, previous_engines(task.output_dir)
@@ -121,6 +127,10 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
         if precision == "fp32":
             _check_compiled(compiled, reference, announce)
         files |= _write_onnx(root, run, compiled, costs, precision)
+        if task.package != "none":
+            announce(f"AOTInductor compiles {precision} for this machine's {task.package}: about a minute")
+            steps = files[f"model.{precision}.onnx"].steps
+            files |= build_package(root, compiled, precision, steps, task.package, task.command())
     if tools is not None:
         files |= build_engines(root, files, tools, previous, task.command(), progress, announce)
     manifest = Manifest(
@@ -150,6 +160,8 @@ def _check_precisions(task: ExportTask) -> None:
         raise UsageError(f"precision {', '.join(task.precisions)} needs a folded model", "add --fold-bn")
     if task.lower == "conv" and "int8" in task.precisions:
         raise UsageError("int8 quantises products, and --lower conv leaves convolutions", "take --lower auto or gemm")
+    if task.package != "none" and "int8" in task.precisions:
+        raise UsageError("int8 is a precision of ONNX files alone", "export --package by itself")
 
 
 def _compiled(
@@ -232,7 +244,7 @@ def _certified(
     on the pairs that travel with the bundle, which `verify` will hold its own against."""
     files = dict(bundle.manifest.files)
     for name, entry in bundle.manifest.files.items():
-        if entry.kind not in ("onnx", "engine"):
+        if entry.kind not in ("onnx", "engine", "package"):
             continue
         # The int32 form is judged at the bit depths that only it serves, on the sample's blocks scaled up.
         depths = (8,) if entry.input == "uint8" else (10, 12)
@@ -242,7 +254,8 @@ def _certified(
             keys = (*(f"{depth} bit" for depth in depths), REFERENCE_PAIRS)
             files[name] = replace(entry, parity={key: {"not run": not_run} for key in keys})
             continue
-        runtime = str(entry.engine["runtime"]) if entry.kind == "engine" else "onnxruntime-cpu"
+        recorded = entry.engine or entry.package
+        runtime = str(recorded["runtime"]) if recorded else "onnxruntime-cpu"
         sets = {
             f"{depth} bit": (depth, reference if depth == 8 else _at_depth(reference, model, depth)) for depth in depths
         }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bundle import Bundle
 from errors import ForeignArtefactError, MissingComponentError
 
-RUNTIMES = ("torch", "fused", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+RUNTIMES = ("torch", "fused", "aotinductor", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
 
 
@@ -178,6 +178,11 @@ def _open(bundle: Bundle, runtime: str, options: SessionOptions) -> Session:
         from infer.fused_session import FusedSession
 
         return FusedSession(bundle, options)
+    if runtime == "aotinductor":
+        _require("torch", "pip install torch")
+        from infer.package_session import PackageSession
+
+        return PackageSession(bundle, options)
     if runtime in ("onnxruntime-cpu", "onnxruntime-cuda"):
         _require("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
         from infer.onnxruntime_session import OnnxRuntimeSession

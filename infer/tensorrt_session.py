@@ -8,7 +8,7 @@ that rebuilds it. Device memory comes from the driver itself (infer/cuda.py): ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,13 +84,10 @@ class TensorRtSession:
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict; splits batches that the engine's profile does not hold."""
         self._driver.enter()
-        parts = [self._run(blocks[i : i + n], qindex[i : i + n]) for i, n in self._chunks(len(blocks))]
+        chunks = [slice(start, start + self._most) for start in range(0, len(blocks), self._most)]
+        parts = [self._run(blocks[chunk], qindex[chunk]) for chunk in chunks]
         logits, probability, partition = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Prediction(logits, probability, partition.astype(np.uint8))
-
-    def _chunks(self, count: int) -> Iterator[tuple[int, int]]:
-        for start in range(0, count, self._most):
-            yield start, min(self._most, count - start)
 
     def _run(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> tuple[NDArray[Any], ...]:
         """One call of the engine; a batch smaller than the profile's least is filled up with zeros."""
@@ -125,7 +122,7 @@ class TensorRtSession:
 
     def _load(self, library: Library, plan: bytes, name: str, record: EngineRecord) -> Any:
         if library.has("Runtime.get_engine_validity"):
-            _require_valid(library, self._runtime, plan, name, record)
+            self._require_valid(library, plan, name, record)
         if record.version_compatible:
             # Such an engine carries a runtime of its own: host code, as trusted as the bundle it is hashed in.
             self._runtime.engine_host_code_allowed = True
@@ -133,6 +130,20 @@ class TensorRtSession:
         if engine is None:
             raise ForeignArtefactError(f"{name} does not load here: {self._log.first_error}", _rebuild(record))
         return engine
+
+    def _require_valid(self, library: Library, plan: bytes, name: str, record: EngineRecord) -> None:
+        """What TensorRT for RTX reads off an engine's header, before it loads it."""
+        validity, found = self._runtime.get_engine_validity(plan)
+        if validity != library.module.EngineValidity.INVALID:
+            return
+        causes = library.module.EngineInvalidityDiagnostics.__members__
+        named = [text.lower().replace("_", " ") for text, member in causes.items() if int(member) & int(found)]
+        reason = ", ".join(named) or "its header is not accepted"
+        said = "".join(f"; {line.partition(': ')[2]}" for line in self._log.lines[-1:])
+        raise ForeignArtefactError(
+            f"{name} is refused by {library.runtime} {library.version}: {reason}{said}",
+            "update the GPU driver" if "old cuda driver" in named else _rebuild(record),
+        )
 
 
 def engines_of(bundle: Bundle, runtime: str, options: SessionOptions) -> dict[str, EngineRecord]:
@@ -187,19 +198,6 @@ def _require_same_graph(bundle: Bundle, name: str, record: EngineRecord) -> None
     beside = bundle.manifest.files.get(record.onnx)
     if beside is None or beside.sha256 != record.onnx_sha256:
         raise ArtefactError(f"{name} was not built from the {record.onnx} beside it", _rebuild(record))
-
-
-def _require_valid(library: Library, runtime: Any, plan: bytes, name: str, record: EngineRecord) -> None:
-    """What TensorRT for RTX reads off an engine's header, before it loads it."""
-    validity, found = runtime.get_engine_validity(plan)
-    if validity != library.module.EngineValidity.INVALID:
-        return
-    causes = library.module.EngineInvalidityDiagnostics.__members__
-    named = [text.lower().replace("_", " ") for text, member in causes.items() if int(member) & int(found)]
-    raise ForeignArtefactError(
-        f"{name} is refused by {library.runtime} {library.version}: {', '.join(named) or 'its header is not accepted'}",
-        "update the GPU driver" if "old cuda driver" in named else _rebuild(record),
-    )
 
 
 def _check_tensors(engine: Any, expected: dict[str, tuple[str, tuple[int, ...]]], name: str) -> None:

@@ -159,6 +159,8 @@ def _runtimes(name: str, entry: BundleFile) -> tuple[str, ...]:
     """Which runtimes take the file; none if it computes nothing."""
     if entry.kind == "engine":
         return (EngineRecord.of(name, entry).runtime,)
+    if entry.kind == "package":
+        return ("aotinductor",)
     return ("onnxruntime-cpu", "onnxruntime-cuda") if entry.kind == "onnx" else ()
 
 

@@ -146,6 +146,7 @@ class Asked:
     contexts: list = field(default_factory=list)
     parsed: tuple = PARSED
     inspected: dict = field(default_factory=lambda: INSPECTED)
+    stopped: bool = False
     refuse: str = ""  # of: "builder", "parse", "build", "deserialize", "context", "run"
     compute: object = None  # called with {name: (address, shape)} when an engine runs
     profile: tuple = (1, 64, 256)
@@ -210,6 +211,7 @@ def make_tensorrt(version="10.9.0.34", rtx=False, without=()):
             monitor.phase_start("inner", "Building engine", 100)
             monitor.step_complete("inner", 99)
             going_on = all([monitor.step_complete("Building engine", step) for step in range(4)])
+            asked.stopped = not going_on
             monitor.phase_finish("Building engine")
             if asked.refuse == "build":
                 self._logger.log(ILogger.ERROR, "no tactic")
@@ -299,6 +301,7 @@ def make_tensorrt(version="10.9.0.34", rtx=False, without=()):
         if rtx:
 
             def get_engine_validity(self, buffer):
+                self._logger.log(ILogger.INFO, "The engine cannot run: the header says so")
                 return asked.validity or (module.EngineValidity.VALID, 0)
 
     # fmt: off

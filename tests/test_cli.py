@@ -62,6 +62,7 @@ OPTIONS = {
         "--lower": "auto",
         "--precision": "fp32",
         "--json": False,
+        "--package": "none",
         "--engine": "none",
         "--engine-input": "uint8",
         "--min-batch": 1,

@@ -148,9 +148,10 @@ def test_ctrl_c_stops_the_builder_and_then_raises():
         heard.append(share)
         signal.raise_signal(signal.SIGINT)
 
+    module = make_tensorrt()
     with pytest.raises(KeyboardInterrupt):
-        build(make_tensorrt(), interrupt)
-    assert heard and signal.getsignal(signal.SIGINT) is before
+        build(module, interrupt)
+    assert module.asked.stopped and signal.getsignal(signal.SIGINT) is before
 
 
 def test_in_another_thread_a_build_leaves_signals_alone():

@@ -84,6 +84,9 @@ def test_what_the_rules_excuse_passes():
             ],
             ["up2", "relu2"],
         ),
+        # a cast up, or a reduction, that something else reads in float32 as well
+        (["relu2 ACTIVATION: u/float32 > q/float32"], ["up", "relu2"]),
+        (["relu2 ACTIVATION: m/float32 > q/float32"], ["up", "max", "relu2"]),
         # a reduction that is not cast down again
         (["up2 CAST: z/float16 > a/float32", "sum REDUCE: a/float32 > b/float32"], ["up2", "sum"]),
         # an output that is computed from something else in float32 as well

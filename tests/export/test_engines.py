@@ -139,6 +139,21 @@ def test_a_bundle_with_engines_is_verified_where_they_cannot_run(engine_bundle, 
         assert f"{name.name} under tensorrt-rtx: not run here: " in ended.out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+def test_both_trunks_and_both_input_forms_build(trained_like, rtx, trunk, precision):
+    from export.compile import CompileOptions, compile_model
+    from export.onnx_writer import build_onnx
+
+    compiled = compile_model(trained_like(trunk=trunk), CompileOptions(precision=precision))[0]
+    for form in ("uint8", "int32"):
+        graph = build_onnx(compiled, form, {}).SerializeToString()
+        for sm in SM:
+            built = build_engine(rtx, EngineTask(graph, "the engine", precision, (1, 8160, 65536), sm=sm), quiet)
+            assert len(built.plan) > 1_000_000 and len(built.layers) > 100
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +347,11 @@ def test_wrong_words_end_as_usage_errors_and_touch_nothing(cli, engine_bundle, w
     before = tree(engine_bundle[0])
     ended = cli("export", "--output-dir", engine_bundle[0], *words)
     assert ended.code == 2 and len(ended.complaints) == 2 and tree(engine_bundle[0]) == before
+
+
+def test_a_precision_that_nothing_could_check_is_refused(rtx):
+    with pytest.raises(MissingComponentError, match="no engine is built in int8"):
+        engine_tools(EngineOptions("tensorrt-rtx"), ("fp32", "int8"))
 
 
 def test_a_missing_library_is_found_before_the_old_bundle_is_touched(cli, engine_bundle, run_dir, monkeypatch):

@@ -225,6 +225,7 @@ def test_the_ranges_are_kept_and_no_blocks(int8_bundle):
         ({"precisions": ("int8",), "fold": False}, UsageError, "needs a folded model"),
         ({"precisions": ("fp16",), "fold": False}, UsageError, "needs a folded model"),
         ({"precisions": ("int8",), "lower": "conv"}, UsageError, "leaves convolutions"),
+        ({"precisions": ("fp32", "int8"), "package": "cpu"}, UsageError, "of ONNX files alone"),
         ({"precisions": ("int4",)}, MissingComponentError, "precision int4"),
     ],
 )

@@ -1,0 +1,94 @@
+"""The compiled model as a package of PyTorch's own compiler, AOTInductor: machine code that needs torch and no model.
+
+    compiled model ─► torch.export, batch dynamic ─► AOTInductor ─► model.fp32.avx2.aotinductor-2.13.0.pt2
+
+A package is for one PyTorch version and one kind of processor; it takes 8-bit blocks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bundle import BundleFile, sha256_of, write_atomically
+from errors import MissingComponentError
+from infer.package_record import PackageRecord, local_target, torch_release
+from train.model import chain_rule
+
+EXAMPLE_BATCH = 64
+MAX_BATCH = 1 << 20
+
+
+class _Outputs(nn.Module):
+    """The compiled model and what follows its logits."""
+
+    def __init__(self, compiled: nn.Module) -> None:
+        super().__init__()
+        self.compiled = compiled
+
+    def forward(self, blocks: Tensor, qindex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits float32 [N, 14], probability float32 [N, 10], partition uint8 [N]."""
+        logits = self.compiled(blocks, qindex).float()
+        probability = chain_rule(logits)
+        return logits, probability, probability.argmax(1).to(torch.uint8)
+
+
+def check_package_device(device: str, precisions: tuple[str, ...]) -> None:
+    """Refuse what cannot be built, before any work begins.
+
+    Args:
+        device: "cpu" or "cuda".
+        precisions: of the packages.
+
+    Raises:
+        MissingComponentError: for "cuda" without a GPU, and for fp16 on a CPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingComponentError("--package cuda needs a CUDA GPU, and PyTorch sees none", "--package cpu")
+    if device == "cpu" and set(precisions) - {"fp32"}:
+        raise MissingComponentError("packages for CPUs are fp32 only", "export fp16 with --package cuda")
+
+
+def build_package(
+    root: Path, compiled: nn.Module, precision: str, steps: tuple[str, ...], device: str, command: str
+) -> dict[str, BundleFile]:
+    """Build the package of one precision for this machine; a minute on a CPU.
+
+    Args:
+        root: the bundle folder.
+        compiled: from export.compile.compile_model; it is moved to the device and back.
+        precision: "fp32" or "fp16".
+        steps: compile steps that made it.
+        device: "cpu" or "cuda".
+        command: the command line that builds it again.
+
+    Returns:
+        The file and its manifest entry.
+
+    Raises:
+        MissingComponentError: if PyTorch's compiler fails here, for want of a C++ compiler for example.
+    """
+    record = PackageRecord("aotinductor", torch_release(), device, local_target(device), command)
+    name = f"model.{precision}.{record.target}.{record.runtime}-{record.version}.pt2"
+    blocks = torch.zeros(EXAMPLE_BATCH, 16, 16, dtype=torch.uint8, device=device)
+    qindex = torch.zeros(EXAMPLE_BATCH, dtype=torch.int32, device=device)
+    count = torch.export.Dim("count", min=1, max=MAX_BATCH)
+    try:
+        with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            program = torch.export.export(
+                _Outputs(compiled.to(device)).eval(), (blocks, qindex), dynamic_shapes=({0: count}, {0: count})
+            )
+            made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / "model.pt2"))
+            write_atomically(root / name, Path(made).read_bytes())
+    except Exception as error:  # whatever the compiler, or the compiler behind it, raises
+        raise MissingComponentError(
+            f"PyTorch's compiler fails: {str(error).splitlines()[0][:200]}", "it needs g++ on a CPU, Triton on a GPU"
+        ) from error
+    finally:
+        compiled.to("cpu")
+    digest = sha256_of(root / name)
+    return {name: BundleFile(digest, "package", precision, "uint8", steps, package=asdict(record))}

@@ -1,0 +1,60 @@
+"""The whole compiler: random networks of every supported layer, and each step on the models that are shipped."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from export.compile import EXAMPLE_BATCH, CompiledModel
+from export.cost import chooser
+from export.distribute import distribute_products
+from export.fold import fold_model
+from export.heads import HeadsMergedModel
+from export.lower import LowerOptions, lower_model
+from export.offsets import carry_offsets
+from export.prune import prune_model
+from export.tabulate import tabulate_model
+from tests import helpers
+from tests.export.random_trunk import double_logits, draw_trunk
+from train.model import ModelConfig, PartitionModel
+from train.trunks import TRUNKS
+
+EXAMPLE = (torch.zeros(EXAMPLE_BATCH, 1, 16, 16), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
+
+
+def lowered(model, lower: str, cuda: bool):
+    """Everything up to the lowering, computed in float64: only the rounding of weights to float32 is left."""
+    pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), EXAMPLE)
+    graph = lower_model(pruned, EXAMPLE, LowerOptions(chooser(lower, "fp32"), cuda=cuda))
+    distribute_products(graph)
+    if cuda:
+        carry_offsets(graph, torch.float32)
+    return CompiledModel(graph, torch.float64)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.data())
+def test_any_network_of_the_supported_layers_compiles_to_what_it_was(real_blocks, data):
+    blocks, qindex = (torch.from_numpy(a[:256]) for a in real_blocks[:2])
+    drawn = draw_trunk(data.draw)
+    config = {
+        "qindex_input": data.draw(st.sampled_from(("film", "none")), label="qindex"),
+        "adapters": data.draw(st.sampled_from(("series", "none")), label="adapters"),
+        "adapter_reduction": data.draw(st.sampled_from((1, 2, 4))),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TRUNKS, "drawn", drawn)
+        torch.manual_seed(0)
+        model = helpers.make_randomised(PartitionModel(ModelConfig("drawn", **config)), 0, blocks, qindex)
+    with torch.no_grad():
+        in_float32 = model(blocks, qindex)
+    expected = double_logits(copy.deepcopy(model), blocks, qindex)
+    # A network with a head that hardly moves, scaled up, amplifies any rounding; NaN if it is dead.
+    assume(bool((expected.std(0) > 0.5).all()) and bool((in_float32 - expected).abs().max() < 1e-5))
+    lower = data.draw(st.sampled_from(("conv", "gemm", "auto")), label="lower")
+    compiled = lowered(model, lower, data.draw(st.booleans(), label="cuda"))
+    assert (double_logits(compiled, blocks, qindex) - expected).abs().max() <= 1e-4
