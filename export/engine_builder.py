@@ -104,7 +104,10 @@ def build_engine(library: Library, task: EngineTask, progress: Callable[[float],
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ArtefactError(f"{library.runtime} cannot build {task.name}: {log.first_error}", "see the first error")
+        raise ArtefactError(
+            f"{library.runtime} cannot build {task.name}: {log.first_error}",
+            "another --precision or --compute-capability may be served",
+        )
     plan = bytes(plan)
     engine_layers = _read_back(library, task, plan, log) if task.read_back else ()
     if engine_layers:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from infer.tensorrt_library import MODULES, Library, open_library
 from train.config import Announce, Progress
 
 DEFAULT_SM = (86, 89, 120)
+PRECISIONS = ("fp32", "fp16")
 _FORMS = frozenset({"uint8", "int32"})
 
 
@@ -132,12 +134,19 @@ class EngineTools:
     targets: tuple[int, ...]
 
 
-def engine_tools(options: EngineOptions) -> EngineTools:
+def engine_tools(options: EngineOptions, precisions: Sequence[str] = ()) -> EngineTools:
     """Find library, GPU and targets.
 
+    Args:
+        options: which engines.
+        precisions: of the ONNX files that they will be built from.
+
     Raises:
-        MissingComponentError: if the library, or the GPU that it builds on, is not there, or serves no such target.
+        MissingComponentError: if the library, or the GPU that it builds on, is not there, or serves no such target; or
+            for a precision whose types nothing here could check.
     """
+    if unknown := set(precisions) - set(PRECISIONS):
+        raise MissingComponentError(f"no engine is built in {', '.join(sorted(unknown))}", "fp32 and fp16 can be")
     library, gpu = open_library(options.runtime), local_gpu()
     if options.runtime == "tensorrt":
         if gpu is None:
@@ -184,13 +193,10 @@ def build_engines(
         The engines and their logs, for the manifest, in order of building.
 
     Raises:
-        MissingComponentError: for a precision that no engine is built in.
         ArtefactError: if an engine cannot be built, or is not of the precision asked for.
     """
     options = tools.options
     sources = [(n, e) for n, e in files.items() if e.kind == "onnx" and e.input in options.forms]
-    if unknown := {e.precision for _, e in sources} - {"fp32", "fp16"}:
-        raise MissingComponentError(f"no engine can be built in {', '.join(sorted(unknown))}", "fp32 and fp16 can")
     made: dict[str, BundleFile] = {}
     total = 100 * len(sources) * len(tools.targets)
     progress(0, total, "engines")

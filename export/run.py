@@ -110,7 +110,7 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
     unknown = set(task.precisions) - {"fp32", "fp16"}
     if unknown:
         raise MissingComponentError(f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32 and fp16 can")
-    tools = None if task.engines is None else engine_tools(task.engines)
+    tools = None if task.engines is None else engine_tools(task.engines, task.precisions)
     if task.package != "none":
         check_package_device(task.package, task.precisions)
     run = open_run(task.run)

@@ -349,6 +349,11 @@ def test_wrong_words_end_as_usage_errors_and_touch_nothing(cli, engine_bundle, w
     assert ended.code == 2 and len(ended.complaints) == 2 and tree(engine_bundle[0]) == before
 
 
+def test_a_precision_that_nothing_could_check_is_refused(rtx):
+    with pytest.raises(MissingComponentError, match="no engine is built in int8"):
+        engine_tools(EngineOptions("tensorrt-rtx"), ("fp32", "int8"))
+
+
 def test_a_missing_library_is_found_before_the_old_bundle_is_touched(cli, engine_bundle, run_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     before = tree(engine_bundle[0])
