@@ -35,11 +35,14 @@ class CompileOptions:
         fold: fold BatchNorm; without, the model is left as it is, since every other step needs it.
         lower: "conv" keeps convolutions, "gemm" makes every one a product, "auto" chooses by layer (export/cost.py).
         precision: "fp32", or "fp16" for a graph whose weights and values are float16.
+        cuda: in the forms that ONNX Runtime's CUDA provider is fast at: biases as offsets, maps in its order; None
+            means for fp16, whose files run on GPUs.
     """
 
     fold: bool = True
     lower: str = "auto"
     precision: str = "fp32"
+    cuda: bool | None = None
 
     def __post_init__(self) -> None:
         if self.lower not in ("auto", "conv", "gemm"):
@@ -117,11 +120,12 @@ def compile_model(
     done("prune", pruned, luma)
     half = options.precision == "fp16"
     dtype = torch.float16 if half else torch.float32
-    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), dtype, cuda=half))
+    cuda = half if options.cuda is None else options.cuda
+    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), dtype, cuda=cuda))
     done(f"lower-{options.lower}", lowered, row)
     distribute_products(lowered)
     done("distribute", lowered, row)
-    if half:
+    if cuda:
         carry_offsets(lowered, dtype)
         done("offsets", lowered, row)
     compiled = CompiledModel(lowered, dtype).eval()

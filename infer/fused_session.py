@@ -118,7 +118,7 @@ class FusedNetwork(nn.Module):
 
     def __init__(self, model: PartitionModel, bit_depth: int = 8, precision: str = "fp16") -> None:
         super().__init__()
-        compiled, _ = compile_model(model, CompileOptions(lower="gemm", precision=precision))
+        compiled, _ = compile_model(model, CompileOptions(lower="gemm", precision=precision, cuda=False))
         assert isinstance(compiled, CompiledModel) and isinstance(compiled.core, fx.GraphModule)
         example = torch.zeros(3, 256, dtype=compiled.dtype), torch.zeros(3, dtype=torch.int32)
         self.products = fuse_products(compiled.core, example)

@@ -73,6 +73,13 @@ def test_columns_are_filled_to_whole_16_bytes_and_cut_again(columns):
     assert all(n.args[3] is None for n in graph.graph.nodes if n.target is PRODUCT)
 
 
+def test_float16_is_fused_as_float32_is(trained_like):
+    """Not in the forms that ONNX Runtime is fast at, whose biases and ReLUs stand apart from the products."""
+    half, full = (FusedNetwork(trained_like(), precision=p).compiled.core for p in ("fp16", "fp32"))
+    counts = [Counter(str(n.target) for n in g.graph.nodes if n.op == "call_function") for g in (half, full)]
+    assert counts[0][str(F.relu)] == counts[1][str(F.relu)] and str(torch.maximum) not in counts[0]
+
+
 @pytest.mark.parametrize("trunk", ["compact", "resnet18"])
 def test_the_fused_network_computes_what_the_model_computes(trained_like, real_blocks, trunk):
     model = trained_like(trunk=trunk)
