@@ -57,7 +57,7 @@ def randomised(trunk: str, blocks, qindex):
     return helpers.make_randomised(PartitionModel(ModelConfig(trunk)), 0, *pairs)
 
 
-@pytest.mark.parametrize(("trunk", "lower"), [("compact", "auto"), ("compact", "gemm"), ("resnet18", "gemm")])
+@pytest.mark.parametrize(("trunk", "lower"), [("compact", "auto"), ("resnet18", "gemm")])
 def test_every_step_is_exact_on_real_pairs(real_blocks, trunk, lower):
     blocks, qindex, _ = real_blocks
     model = randomised(trunk, blocks, qindex)
