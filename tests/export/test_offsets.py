@@ -133,7 +133,7 @@ def half(trained_like):
 
     def make(trunk: str):
         if trunk not in made:
-            compiled, _ = compile_model(trained_like(trunk=trunk), CompileOptions(lower="gemm", precision="fp16"))
+            compiled, _ = compile_model(trained_like(trunk=trunk), CompileOptions(lower="auto", precision="fp16"))
             made[trunk] = build_onnx(compiled, "uint8", {})
         return made[trunk]
 
