@@ -209,6 +209,11 @@ def test_an_int8_file_is_one_of_the_bundle_with_its_certificate(int8_bundle, rea
     assert (one.partition == other.partition).mean() > 0.97
 
 
+def test_an_int8_file_is_for_cpus(int8_bundle):
+    with pytest.raises(MissingComponentError, match="for CPUs"):
+        open_session(int8_bundle, "onnxruntime-cuda", SessionOptions(precision="int8"))
+
+
 def test_the_ranges_are_kept_and_no_blocks(int8_bundle):
     entry = int8_bundle.manifest.files["model.int8.calibration.json"]
     assert (entry.kind, entry.precision) == ("calibration", "int8")
