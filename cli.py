@@ -201,6 +201,7 @@ def evaluate(
     type=click.Choice(["same-compute-capability", "ampere-plus"]),
     help="tensorrt: the engine also runs on other GPUs.",
 )
+@click.option("--triton", type=folder, help="Also write the bundle's models into this Triton model repository.")
 @json_option
 def export(
     run_dir: Path,
@@ -210,6 +211,7 @@ def export(
     precision: str,
     package: str,
     engine: str,
+    triton: Path | None,
     as_json: bool,
     **engine_options: Any,
 ) -> None:
@@ -219,6 +221,11 @@ def export(
     engines = _engines(engine, **engine_options)
     task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package)
     manifest = export_run(task, _say, ProgressLine())
+    if triton is not None:
+        from bundle import Bundle
+        from export.triton import write_repository
+
+        write_repository(Bundle(output_dir, manifest), triton, _say)
     _finish(as_json, {"output_dir": str(output_dir), "manifest": json.loads(manifest.to_json())})
 
 

@@ -28,13 +28,14 @@ from bundle import (
     write_atomically,
     write_manifest,
 )
-from errors import MissingComponentError
+from errors import MissingComponentError, UsageError
 from export.certificate import certify, reference_set
 from export.compile import CompileOptions, compile_model
 from export.engines import EngineOptions, build_engines, engine_not_run, engine_tools, previous_engines
 from export.flops import Cost, cost_table, module_cost
 from export.onnx_writer import build_onnx, save_onnx
 from export.package import build_package, check_package_device
+from export.quantise import CALIBRATION_PAIRS, calibrate, quantise, sample_feeds
 from infer.certificate import BATCH, Certificate, ReferenceSet
 from infer.parity import compare, require
 from infer.parity_figure import draw_parity
@@ -48,6 +49,7 @@ from train.model import PartitionModel
 
 REFERENCE_BLOCKS = 4096
 WEIGHTS_FILE = "model.safetensors"
+CALIBRATION_FILE = "model.int8.calibration.json"
 BIT_DEPTHS = {"uint8": (8,), "int32": (8, 10, 12)}
 
 
@@ -107,9 +109,7 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
     Raises:
         ToolkitError: whatever is wrong with the run, parity or the output folder. No manifest is left then.
     """
-    unknown = set(task.precisions) - {"fp32", "fp16"}
-    if unknown:
-        raise MissingComponentError(f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32 and fp16 can")
+    _check_precisions(task)
     tools = None if task.engines is None else engine_tools(task.engines, task.precisions)
     if task.package != "none":
         check_package_device(task.package, task.precisions)
@@ -123,7 +123,7 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
     reference, travelling = reference_set(run.model), reference_set(run.model, REFERENCE_BLOCKS)
     files = _write_plain_files(root, run, travelling)
     for precision in task.precisions:
-        compiled, costs = _compiled(run.model, CompileOptions(task.fold, task.lower, precision), announce)
+        compiled, costs = _compiled(run.model, task, precision, announce)
         if precision == "fp32":
             _check_compiled(compiled, reference, announce)
         files |= _write_onnx(root, run, compiled, costs, precision)
@@ -150,15 +150,36 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
     return manifest
 
 
-def _compiled(model: PartitionModel, options: CompileOptions, announce: Announce) -> tuple[nn.Module, dict[str, Cost]]:
+def _check_precisions(task: ExportTask) -> None:
+    unknown = set(task.precisions) - {"fp32", "fp16", "int8"}
+    if unknown:
+        raise MissingComponentError(
+            f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32, fp16, int8 can"
+        )
+    if not task.fold and task.precisions != ("fp32",):
+        raise UsageError(f"precision {', '.join(task.precisions)} needs a folded model", "add --fold-bn")
+    if task.lower == "conv" and "int8" in task.precisions:
+        raise UsageError("int8 quantises products, and --lower conv leaves convolutions", "take --lower auto or gemm")
+    if task.package != "none" and "int8" in task.precisions:
+        raise UsageError("int8 is a precision of ONNX files alone", "export --package by itself")
+
+
+def _compiled(
+    model: PartitionModel, task: ExportTask, precision: str, announce: Announce
+) -> tuple[nn.Module, dict[str, Cost]]:
     """The compiled model, and what it costs: as trained, and after each step."""
     costs = {}
 
     def count(step: str, made: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         costs[step] = module_cost(made, arguments)
 
-    compiled, _ = compile_model(model, options, count)
-    announce(f"compiled for {options.precision}:\n{cost_table(costs)}")
+    if precision == "int8":
+        # Quantised later, on the graph; a product of bytes is so much faster that every convolution becomes one.
+        compiled, _ = compile_model(model, CompileOptions(task.fold, "gemm"), count)
+        costs["int8"] = next(reversed(costs.values()))
+    else:
+        compiled, _ = compile_model(model, CompileOptions(task.fold, task.lower, precision), count)
+    announce(f"compiled for {precision}:\n{cost_table(costs)}")
     return compiled, costs
 
 
@@ -189,7 +210,7 @@ def _write_onnx(
     root: Path, run: Run, compiled: nn.Module, costs: dict[str, Cost], precision: str
 ) -> dict[str, BundleFile]:
     """The two input forms of one precision; `costs` are those of the trained model and after each step."""
-    files = {}
+    files, ranges = {}, {}
     _, *steps = costs
     for form in ("uint8", "int32"):
         metadata = {
@@ -202,9 +223,17 @@ def _write_onnx(
             "compile_steps": ",".join(steps),
         }
         name = f"model.{precision}.onnx" if form == "uint8" else f"model.{precision}.int32.onnx"
-        save_onnx(build_onnx(compiled, form, metadata), root / name)
+        proto = build_onnx(compiled, form, metadata)
+        if precision == "int8":
+            ranges[form] = calibrate(proto, sample_feeds(form))
+            proto = quantise(proto, ranges[form])
+        save_onnx(proto, root / name)
         digest, cost = sha256_of(root / name), {step: asdict(c) for step, c in costs.items()}
         files[name] = BundleFile(digest, "onnx", precision, form, tuple(steps), cost=cost)
+    if ranges:
+        values = {"pairs": CALIBRATION_PAIRS, "of": "the training split of the embedded sample", "ranges": ranges}
+        write_atomically(root / CALIBRATION_FILE, (json.dumps(values, indent=1) + "\n").encode())
+        files[CALIBRATION_FILE] = BundleFile(sha256_of(root / CALIBRATION_FILE), "calibration", precision)
     return files
 
 

@@ -37,6 +37,8 @@ class OnnxRuntimeSession:
         form = options.input_form
         name = bundle.find("onnx", options.precision, form)
         provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
+        if cuda and options.precision == "int8":
+            raise MissingComponentError("int8 files are for CPUs", "--runtime onnxruntime-cpu runs them")
         if cuda:
             _require_cuda()
         self._session = _create(str(bundle.path(name)), provider, options.threads)

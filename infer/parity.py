@@ -126,9 +126,12 @@ class ParityReport:
     def summary(self) -> str:
         """One line for people."""
         worst = f", widest margin of a flip {self.widest:.2g}" if self.flipped else ""
+        labelled = ""
+        if self.log_loss is not None and self.macro_f1 is not None:
+            labelled = f", log loss {self.log_loss:+.5f}, macro-F1 {100 * self.macro_f1:+.3f} pp"
         return (
             f"{self.count:,} pairs, max logit difference {self.max_abs:.2e},"
-            f" argmax agreement {100 * self.agreement:.4f} % ({self.flips} flips{worst})"
+            f" argmax agreement {100 * self.agreement:.4f} % ({self.flips} flips{worst}){labelled}"
         )
 
 

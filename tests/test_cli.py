@@ -72,6 +72,7 @@ OPTIONS = {
         "--timing-cache": None,
         "--version-compatible": False,
         "--hardware-compatible": None,
+        "--triton": None,
     },
     "predict": {
         "BLOCKS.npy|FRAMES": None,
