@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -87,6 +88,10 @@ class BlockFile:
         """One line for people."""
         return f"{self.path}: {self.count:,} blocks, {self.dtype.name}, {self.bit_depth} bit"
 
+    def reader(self) -> AbstractContextManager[Callable[[NDArray[np.integer]], int]] | None:
+        """As BlockSource.reader: for 8-bit files, whose samples need neither check nor conversion."""
+        return _reading(self) if self.dtype == np.uint8 else None
+
     def chunks(self, size: int, reuse: int = 0) -> Iterator[NDArray[np.integer]]:
         """The blocks in order, [<= size, 16, 16], uint8 at 8 bit and uint16 above; `reuse` as BlockSource.chunks.
 
@@ -107,6 +112,23 @@ class BlockFile:
                         f"{self.path}: sample {top} is above {self.bit_depth} bit", "give the true --bit-depth"
                     )
                 yield flat.reshape(count, 16, 16).astype(target, copy=False)
+
+
+@contextmanager
+def _reading(file: BlockFile) -> Iterator[Callable[[NDArray[np.integer]], int]]:
+    with _open(file.path) as opened:
+        opened.seek(file.offset)
+        left = file.count
+
+        def fill(target: NDArray[np.integer]) -> int:
+            nonlocal left
+            count = min(len(target), left)
+            if count:
+                _read_into(file.path, opened, target[:count].reshape(-1))
+            left -= count
+            return count
+
+        yield fill
 
 
 def open_blocks(path: Path, bit_depth: int = 8) -> BlockFile:

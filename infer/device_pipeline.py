@@ -10,14 +10,16 @@ they were. While one slot computes, the next one's blocks cross PCIe, as one byt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.session import SIZES, Batch, Prediction, joined
+from infer.session import SIZES, Batch, Fill, Prediction, joined
 from partition import LOGITS, Partition
 
 SLOTS = 3
@@ -75,6 +77,12 @@ class Slot:
         np.copyto(self.blocks[: self._count], blocks, casting="unsafe")
         self.qindex[: self._count] = qindex
 
+    def fill_by(self, fill: Fill) -> int:
+        """Let `fill` write the pinned buffers; returns how many blocks it wrote."""
+        self.wait()
+        self._count = fill(self.blocks, self.qindex)
+        return self._count
+
     def launch(self) -> None:
         """Start; returns at once."""
         with torch.cuda.stream(self._stream):
@@ -88,6 +96,12 @@ class Slot:
         """Launch, wait, and copy out the results of what `fill` wrote."""
         self.launch()
         return self.take()
+
+    def view(self) -> Prediction:
+        """Wait, and show the results without logits where they lie, until the next launch."""
+        self.wait()
+        part = slice(0, self._count)
+        return Prediction(self.logits[:0], self.probability[part], self.partition[part])
 
     def take(self, with_logits: bool = True) -> Prediction:
         """Wait, and copy out the results of what `fill` wrote; without logits, these are an empty array [0, 14]."""
@@ -202,6 +216,31 @@ class DevicePipeline:
             flying.append(free)
         while flying:
             yield flying.popleft().take(with_logits)
+
+    def flow(self, fill: Fill) -> Generator[Prediction]:
+        """As FlowingSession.flow: while one slot is filled, others compute, and one is read."""
+        free: SimpleQueue[Slot | None] = SimpleQueue()
+        flying: SimpleQueue[Slot | None] = SimpleQueue()
+        for made in self.slots(self.largest, SLOTS + 1):
+            free.put(made)
+
+        def feed() -> None:
+            try:
+                while (slot := free.get()) is not None and slot.fill_by(fill):
+                    slot.launch()
+                    flying.put(slot)
+            finally:
+                flying.put(None)
+
+        with ThreadPoolExecutor(1) as pool:
+            feeding = pool.submit(feed)
+            try:
+                while (slot := flying.get()) is not None:
+                    yield slot.view()
+                    free.put(slot)
+                feeding.result()
+            finally:
+                free.put(None)
 
     def _pieces(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for blocks, qindex in batches:

@@ -8,7 +8,7 @@ It compiles the bundle's weights when it opens, as an engine builder would, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from export.compile import CompiledModel, CompileOptions, compile_model
 from infer.cublaslt import CublasLt
 from infer.device_pipeline import DeviceBatch, DevicePipeline, Slot
 from infer.fuse import fuse_products
-from infer.session import SIZES, Batch, Prediction, SessionInfo, SessionOptions
+from infer.session import SIZES, Batch, Fill, Prediction, SessionInfo, SessionOptions
 from infer.torch_session import open_weights
 from train.model import PartitionModel, chain_rule
 
@@ -54,6 +54,7 @@ class FusedSession:
         dtype = torch.uint8 if options.bit_depth == 8 else torch.int32
         self.pipeline = DevicePipeline(lambda size: Slot(self.compute, size, dtype), sizes, announce)
         self.batch = sizes[-1]
+        self.dtype = np.dtype(np.uint8 if options.bit_depth == 8 else np.int32)
         self._sizes, self._dtype = sizes, dtype
         self._device_batches: dict[int, DeviceBatch] = {}
         self.info = SessionInfo(
@@ -108,6 +109,10 @@ class FusedSession:
     def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
         """As StreamingSession.stream."""
         return self.pipeline.stream(batches)
+
+    def flow(self, fill: Fill) -> Generator[Prediction]:
+        """As FlowingSession.flow."""
+        return self.pipeline.flow(fill)
 
 
 class FusedNetwork(nn.Module):

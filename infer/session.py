@@ -7,7 +7,7 @@ the others.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
@@ -99,6 +99,29 @@ class StreamingSession(Session, Protocol):
 
         Args:
             batches: read as they are needed; each is copied before the next is read.
+        """
+        ...
+
+
+Fill = Callable[[NDArray[np.integer], NDArray[np.int32]], int]
+"""Writes the next blocks and their qindex into arrays [n, 16, 16] and [n]; tells how many, 0 at the end."""
+
+
+@runtime_checkable
+class FlowingSession(StreamingSession, Protocol):
+    """A session whose own buffers can be written and read, so that blocks are copied but once.
+
+    Attributes:
+        dtype: of the blocks in its buffers.
+    """
+
+    dtype: np.dtype
+
+    def flow(self, fill: Fill) -> Generator[Prediction]:
+        """Predictions in order, without logits ([0, 14]): views of buffers, valid until the next one is asked for.
+
+        Args:
+            fill: called in another thread.
         """
         ...
 

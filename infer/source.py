@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +38,12 @@ class BlockSource(Protocol):
 
         Raises:
             InputError: if the file ends early or holds what it must not.
+        """
+        ...
+
+    def reader(self) -> AbstractContextManager[Callable[[NDArray[np.integer]], int]] | None:
+        """For what can be read straight into memory of the caller's: a function that fills an array [n, 16, 16] with
+        the next blocks and tells how many there were, 0 at the end; None for what cannot.
         """
         ...
 

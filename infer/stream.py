@@ -11,7 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bundle import atomic_file, output_errors
 from errors import InputError
-from infer.session import Batch, Prediction, Session, StreamingSession
+from infer.session import Batch, Fill, FlowingSession, Prediction, Session, StreamingSession
 from infer.source import BlockSource
 from partition import Partition
 
@@ -152,26 +152,59 @@ def predict_stream(
         OutputError, InputError: as result_file.
     """
     start = time.perf_counter()
-    size = session.batch if isinstance(session, StreamingSession) else BATCH
     with result_file(output, source.count, source.grid) as writer, ThreadPoolExecutor(2) as pool:
-        writing: Future[None] | None = None
         done = 0
-        for prediction in _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex)):
-            if writing is not None:
-                writing.result()
-            writing = pool.submit(writer.add, prediction)
-            done += len(prediction.partition)
+        for count in _written(session, source, qindex, writer, pool):
+            done += count
             progress(done, source.count or 0, f"{done / (time.perf_counter() - start):,.0f} blocks/s")
-        if writing is not None:
-            writing.result()
         counts, written = writer.counts, writer.written
     return Summary(written, time.perf_counter() - start, counts, output)
+
+
+def _written(
+    session: Session,
+    source: BlockSource,
+    qindex: NDArray[np.uint8] | int,
+    writer: ResultWriter,
+    pool: ThreadPoolExecutor,
+) -> Iterator[int]:
+    """Predict and write it all; yields the length of each part."""
+    reader = source.reader() if isinstance(session, FlowingSession) and session.dtype == np.uint8 else None
+    if reader is not None:
+        assert isinstance(session, FlowingSession)
+        with reader as read, closing(session.flow(_filler(read, qindex))) as predictions:
+            for prediction in predictions:
+                writer.add(prediction)
+                yield len(prediction.partition)
+        return
+    size = session.batch if isinstance(session, StreamingSession) else BATCH
+    writing: Future[None] | None = None
+    for prediction in _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex)):
+        if writing is not None:
+            writing.result()
+        writing = pool.submit(writer.add, prediction)
+        yield len(prediction.partition)
+    if writing is not None:
+        writing.result()
 
 
 def _predictions(session: Session, batches: Iterator[Batch]) -> Iterator[Prediction]:
     if isinstance(session, StreamingSession):
         return session.stream(batches)
     return (session.predict(blocks, np.broadcast_to(qindex, len(blocks))) for blocks, qindex in batches)
+
+
+def _filler(read: Callable[[NDArray[np.integer]], int], qindex: NDArray[np.uint8] | int) -> Fill:
+    done = 0
+
+    def fill(blocks: NDArray[np.integer], each: NDArray[np.int32]) -> int:
+        nonlocal done
+        count = read(blocks)
+        each[:count] = qindex if isinstance(qindex, int) else qindex[done : done + count]
+        done += count
+        return count
+
+    return fill
 
 
 def _batches(chunks: Iterator[NDArray[np.integer]], qindex: NDArray[np.uint8] | int) -> Iterator[Batch]:

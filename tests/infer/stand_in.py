@@ -44,6 +44,9 @@ class ArraySource:
     def describe(self):
         return "an array"
 
+    def reader(self):
+        return None
+
     def chunks(self, size, reuse=0):
         for start in range(0, len(self._blocks[: self._cut]), size):
             yield self._blocks[: self._cut][start : start + size]

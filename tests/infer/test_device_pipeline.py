@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from errors import InputError
 from infer.device_pipeline import SLOTS, DevicePipeline
 from infer.session import Prediction
 
@@ -21,6 +22,16 @@ class NotingSlot:
     def fill(self, blocks, qindex):
         assert not self.busy and len(blocks) <= self.size
         self.first = blocks[:, 0, 0].astype(np.float32) + qindex
+
+    def fill_by(self, fill):
+        self.busy = False  # a slot waits first
+        blocks, qindex = np.zeros((self.size, 16, 16), np.uint8), np.zeros(self.size, np.int32)
+        count = fill(blocks, qindex)
+        self.fill(blocks[:count], qindex[:count])
+        return count
+
+    def view(self):
+        return self.take(False)
 
     def launch(self):
         self.busy = True
@@ -116,3 +127,52 @@ def test_nothing_fits():
     made, _ = pipeline((1,), fits=0)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         made.predict(blocks_of(0, 1), np.zeros(1, np.uint8))
+
+
+def counting(total, size, fail_at=None):
+    """A Fill that numbers blocks from 0, and fails at a call."""
+    calls, done = [], 0
+
+    def fill(blocks, qindex):
+        nonlocal done
+        calls.append(done)
+        if fail_at is not None and len(calls) > fail_at:
+            raise InputError("the file ends early")
+        count = min(len(blocks), total - done)
+        blocks[:count, 0, 0] = np.arange(done, done + count) % 251
+        qindex[:count] = 3
+        done += count
+        return count
+
+    return fill, calls
+
+
+@pytest.mark.parametrize("total", [0, 1, 16, 17, 16 * 20])
+def test_flow_gives_everything_in_order(total):
+    made, log = pipeline((1, 16))
+    fill, _ = counting(total, 16)
+    parts = [p.partition.copy() for p in made.flow(fill)]
+    found = np.concatenate(parts) if parts else np.empty(0)
+    np.testing.assert_array_equal(found, np.arange(total) % 251 + 3)
+    assert [e for e, *_ in log].count("launch") == len(parts)
+
+
+def test_a_source_that_fails_ends_the_flow_after_what_was_good():
+    made, _ = pipeline((16,))
+    fill, _ = counting(1000, 16, fail_at=3)
+    parts = []
+    with pytest.raises(InputError, match="ends early"):
+        parts.extend(prediction.partition.copy() for prediction in made.flow(fill))
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(48) + 3)
+
+
+def test_a_reader_that_stops_stops_the_filling():
+    made, _ = pipeline((16,))
+    fill, calls = counting(10**6, 16)
+    flow = made.flow(fill)
+    next(flow)
+    flow.close()
+    assert len(calls) <= SLOTS + 2
+    # The pipeline is whole afterwards.
+    fill, _ = counting(32, 16)
+    assert sum(len(p.partition) for p in made.flow(fill)) == 32

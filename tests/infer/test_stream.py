@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from errors import InputError, OutputError
+from infer.blocks import open_blocks
+from infer.session import Prediction
 from infer.stream import BATCH, predict_stream, result_file
 from partition import Partition
 from tests.helpers import REPO, command, file_size_limit
@@ -205,3 +207,45 @@ def test_the_real_model_fits_into_little_memory(tmp_path, bundle_dir):
     assert int(done.stdout.splitlines()[-1]) < 1e9
     with np.load(tmp_path / "blocks.partitions.npz") as result:
         assert result["probability"].shape == (1_000_000, 10)
+
+
+class FlowingStandIn(StandInSession):
+    """Has one buffer that is written and read in turn; what it gives holds until the next."""
+
+    batch = 100
+    dtype = np.dtype(np.uint8)
+
+    def stream(self, batches):
+        raise AssertionError("blocks that can be read into its buffer are not copied")
+
+    def flow(self, fill):
+        blocks, qindex = np.empty((self.batch, 16, 16), np.uint8), np.empty(self.batch, np.int32)
+        while count := fill(blocks, qindex):
+            partition, probability = expected(blocks[:count, 0, 0], qindex[:count])
+            yield Prediction(np.empty((0, 14), np.float32), probability, partition)
+            probability[:], partition[:] = -1, 99
+
+
+@pytest.mark.parametrize("count", [1, 99, 100, 250])
+@pytest.mark.parametrize("each", [True, False])
+def test_blocks_are_read_straight_into_a_sessions_buffers(tmp_path, count, each):
+    blocks = blocks_of(count)
+    np.save(tmp_path / "b.npy", blocks)
+    qindex = RNG.integers(0, 256, count).astype(np.uint8) if each else 77
+    source = open_blocks(tmp_path / "b.npy")
+    summary = predict(source, qindex, tmp_path / "out.npz", FlowingStandIn())
+    partition, probability = expected(blocks[:, 0, 0], np.broadcast_to(np.asarray(qindex, np.int64), count))
+    with np.load(tmp_path / "out.npz") as result:
+        np.testing.assert_array_equal(result["partition"], partition)
+        np.testing.assert_array_equal(result["probability"], probability)
+    assert summary.blocks == count
+
+
+def test_a_file_that_shrinks_while_it_flows_leaves_nothing(tmp_path):
+    np.save(tmp_path / "b.npy", blocks_of(250))
+    source = open_blocks(tmp_path / "b.npy")
+    with (tmp_path / "b.npy").open("r+b") as file:
+        file.truncate(source.offset + 120 * 256)
+    with pytest.raises(InputError, match="shrank"):
+        predict(source, 5, tmp_path / "out.npz", FlowingStandIn())
+    assert not (tmp_path / "out.npz").exists()
