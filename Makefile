@@ -35,7 +35,6 @@ test-all: venv ## the suite and everything marked slow
 
 bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (about 10 minutes on an H200)
 	$(PY) -m benchmarks.gpu_speed bundles/default $(if $(DATASET),--dataset $(DATASET))
-	$(PY) -m benchmarks.readme
 
 check: venv ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .

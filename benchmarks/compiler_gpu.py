@@ -24,15 +24,9 @@ from torch import Tensor, nn
 
 import onnxruntime  # isort: skip  (after torch, whose CUDA libraries it loads)
 
-from export.compile import CompiledModel, CompileOptions, compile_model
-from export.cost import chooser
-from export.distribute import distribute_products
+from export.compile import CompileOptions, compile_model
 from export.fold import fold_model
-from export.heads import HeadsMergedModel
-from export.lower import LowerOptions, lower_model
 from export.onnx_writer import build_onnx
-from export.prune import prune_model
-from export.tabulate import tabulate_model
 from train.freeze import batch_norms
 from train.model import ModelConfig, PartitionModel
 
@@ -170,22 +164,14 @@ def top_kernels(call: Call, rounds: int = 5) -> list[dict[str, Any]]:
 
 
 def onnx_files(model: PartitionModel) -> dict[str, bytes]:
-    """The plain fp16 export and the compiled ones, by name."""
+    """The plain fp16 export and the compiled ones, by name; one without the forms that are there for CUDA."""
+    without_cuda = CompileOptions(lower="gemm", precision="fp16", cuda=False)
     graphs = {
         "plain": fold_model(model).half(),
         "compiled": compile_model(model, CompileOptions(lower="auto", precision="fp16"))[0],
-        "compiled, biases added": compiled_with_biases(model),
+        "compiled, biases added": compile_model(model, without_cuda)[0],
     }
     return {name: build_onnx(graph, "uint8", {}).SerializeToString() for name, graph in graphs.items()}
-
-
-def compiled_with_biases(model: PartitionModel) -> nn.Module:
-    """Compiled without the forms that are there for CUDA: what they are worth."""
-    example = (torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.int32))
-    pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
-    lowered = lower_model(pruned, example, LowerOptions(chooser("gemm", "fp16"), torch.float16))
-    distribute_products(lowered)
-    return CompiledModel(lowered, torch.float16).eval()
 
 
 def measure_onnxruntime(

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -22,47 +20,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.gpu_checks import check_parity, soak, time_predict
 from benchmarks.speed import RESULTS, result_name
 from bundle import Bundle, open_bundle, write_atomically
-from data.dataset import load_split, open_dataset
-from errors import MissingComponentError
+from data.dataset import SAMPLE_DIR
 from export.compile import CompileOptions, compile_model
 from export.flops import multiply_adds
+from export.graph import PredictorGraph
 from export.onnx_writer import build_onnx
-from infer.blocks import open_blocks
 from infer.device_pipeline import SLOTS, Slot
 from infer.fused_session import FusedSession
-from infer.parity import compare, judge
-from infer.session import SessionOptions, open_session
-from infer.stream import predict_stream
-from infer.torch_session import TorchSession, open_weights
+from infer.session import SessionOptions
+from infer.torch_session import open_weights
 from infer.verify import read_reference
-from train.model import PartitionModel, chain_rule
 
 BATCHES = (1, 64, 1024, 8160, 32400, 65536, 262144)
 GROUPS = ("fused", "eager", "onnxruntime", "compile", "parity", "predict", "soak")
-SOAK_BLOCKS = 10**9
-FILE_BLOCKS = 20_000_000
-SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 FRAMES = {"1080p": 8160, "4K": 32400}
 Outputs = tuple[Tensor, Tensor, Tensor]
 Call = Callable[[Tensor, Tensor], Outputs]
-
-
-class WholeModel(nn.Module):
-    """The unfolded model with what every runtime gives: logits, probability, partition."""
-
-    def __init__(self, model: PartitionModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, blocks: Tensor, qindex: Tensor) -> Outputs:
-        """As FusedNetwork.forward."""
-        logits = self.model(blocks, qindex).float()
-        probability = chain_rule(logits)
-        return logits, probability, probability.argmax(1).to(torch.uint8)
 
 
 class Bench:
@@ -103,7 +81,7 @@ class Bench:
 
     def row(self, runtime: str, precision: str, batch: int, path: str, **figures: Any) -> None:
         """Note a row and write the file."""
-        row = {"runtime": runtime, "precision": precision, "batch": batch, "path": path} | figures
+        row: dict[str, Any] = {"runtime": runtime, "precision": precision, "batch": batch, "path": path} | figures
         if "blocks_per_s" in row:
             rate = row["blocks_per_s"]
             row["tflops"] = rate * self.flop / 1e12
@@ -251,8 +229,8 @@ def _in_flight(slots: list[Slot], batch: int, seconds: float = 1.0) -> float:
 
 def run_eager(bench: Bench, batches: tuple[int, ...]) -> None:
     """PyTorch eager: float32 with TF32 off, and float16 channels-last."""
-    full = WholeModel(bench.model).cuda().eval()
-    half = WholeModel(open_weights(bench.bundle)[0].half()).cuda().eval()
+    full = PredictorGraph(bench.model).cuda().eval()
+    half = PredictorGraph(open_weights(bench.bundle)[0].half()).cuda().eval()
     half = half.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for batch in batches:
         bench.device_row("PyTorch eager", "fp32", batch, full, graph=False)
@@ -261,7 +239,7 @@ def run_eager(bench: Bench, batches: tuple[int, ...]) -> None:
 
 def run_compile(bench: Bench, batches: tuple[int, ...]) -> None:
     """torch.compile max-autotune of the uncompiled float16 model."""
-    half = WholeModel(open_weights(bench.bundle)[0].half()).cuda().eval()
+    half = PredictorGraph(open_weights(bench.bundle)[0].half()).cuda().eval()
     half = half.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for batch in batches:
         torch._dynamo.reset()
@@ -296,87 +274,6 @@ class _BoundOnce:
         return self._call(), blocks, qindex
 
 
-def check_parity(bench: Bench, dataset: Path) -> None:
-    """DESIGN's parity of every runtime on every labelled pair of a dataset; the reference is computed on the CPU."""
-    opened = open_dataset(dataset)
-    splits = [load_split(opened, name) for name in ("train", "val", "test")]
-    sessions = {("fused", "fp16"): open_session(bench.bundle, "fused", SessionOptions(precision="fp16"))}
-    for precision in ("fp32", "fp16"):
-        try:
-            key = "onnxruntime-cuda", precision
-            sessions[key] = open_session(bench.bundle, "onnxruntime-cuda", SessionOptions(precision=precision))
-        except MissingComponentError as error:
-            bench.note(f"parity onnxruntime-cuda {precision}", {"left out": error.message})
-    reference = TorchSession.of_model(open_weights(bench.bundle)[0], 8)
-    expected, found, all_qindex = [], {key: [] for key in sessions}, []  # type: ignore[var-annotated]
-    for split in splits:
-        for start in range(0, len(split), 1 << 16):
-            part = slice(start, start + (1 << 16))
-            blocks, qindex = split.blocks[split.block[part]], split.qindex[part]
-            expected.append(reference.predict(blocks, qindex).logits)
-            all_qindex.append(qindex)
-            for key, session in sessions.items():
-                found[key].append(session.predict(blocks, qindex).logits)
-    for key, parts in found.items():
-        report = compare(np.concatenate(expected), np.concatenate(parts), np.concatenate(all_qindex))
-        broken = judge(report, key[1])
-        figures = {"info": vars(sessions[key].info), "broken": broken, "report": report.to_json()}
-        bench.note(f"parity {key[0]} {key[1]}", figures)
-        print(f"parity {key[0]} {key[1]}: {report.summary()}; {broken or 'holds'}", flush=True)
-
-
-def time_predict(bench: Bench) -> None:
-    """`predict` of a .npy of 20 million blocks, from the page cache to the result file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "blocks.npy"
-        blocks = bench.inputs(1 << 16)[0].numpy()
-        with path.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (FILE_BLOCKS, 16, 16)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, FILE_BLOCKS, len(blocks)):
-                file.write(blocks[: FILE_BLOCKS - start].data)
-        session = FusedSession(bench.bundle, SessionOptions(precision="fp16"))
-        session.pipeline.slots(session.batch, SLOTS)
-        for _ in range(2):  # the second finds the file in the page cache
-            summary = predict_stream(open_blocks(path), 128, session, Path(folder) / "out.npz", lambda *_: None)
-        bench.row("fused, cli.py predict", "fp16", session.batch, "file", blocks_per_s=summary.blocks / summary.seconds)
-
-
-def soak(bench: Bench) -> None:
-    """A thousand million blocks through one session: the same bits each time, and memory that does not grow."""
-    session = FusedSession(bench.bundle, SessionOptions(precision="fp16"))
-    slots = session.pipeline.slots(session.batch, SLOTS)
-    blocks, qindex = (t.numpy() for t in bench.inputs(session.batch))
-    for slot in slots:
-        slot.fill(blocks, qindex)
-    first = slots[0].run()
-    memory = []
-    rounds = -(-SOAK_BLOCKS // session.batch)
-    start = time.monotonic()
-    for number in range(rounds):
-        slot = slots[number % len(slots)]
-        slot.wait()
-        if number >= len(slots) and number % 97 == 0:
-            same = all((getattr(slot, n) == getattr(first, n)).all() for n in ("logits", "probability", "partition"))
-            if not same:
-                raise RuntimeError(f"other results in batch {number}")
-        slot.launch()
-        if number % (rounds // 10) == 0:
-            memory.append((torch.cuda.memory_reserved() >> 20, resident_mib()))
-    for slot in slots:
-        slot.wait()
-    seconds = time.monotonic() - start
-    figures = {"blocks": rounds * session.batch, "seconds": seconds, "reserved_and_resident_mib": memory}
-    bench.note("soak", figures)
-    print(f"soak: {figures}", flush=True)
-
-
-def resident_mib() -> int:
-    """Resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
 def draw_roofline(result: dict[str, Any], path: Path) -> None:
     """Blocks a second by batch, under the ceilings of the matrix units and of PCIe."""
     import matplotlib
@@ -389,7 +286,7 @@ def draw_roofline(result: dict[str, Any], path: Path) -> None:
     for runtime, precision, where in names:
         rows = [r for r in result["rows"] if (r["runtime"], r["precision"], r["path"]) == (runtime, precision, where)]
         points = sorted((r["batch"], r["blocks_per_s"]) for r in rows if "blocks_per_s" in r)
-        style = {"linewidth": 2.5} if runtime == "fused" else {"linewidth": 1, "alpha": 0.8}
+        style: dict[str, Any] = {"linewidth": 2.5} if runtime == "fused" else {"linewidth": 1, "alpha": 0.8}
         axes.plot(*zip(*points, strict=True), marker="o", label=f"{runtime} {precision}, {where}", **style)
     matmul = result["ceiling"]["matmul_tflops"] * 1e12 / result["flop_per_block"]
     axes.axhline(matmul, color="black", linestyle="--", linewidth=1)
@@ -416,7 +313,7 @@ def main() -> None:
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--batches", default=",".join(str(b) for b in BATCHES))
     parser.add_argument("--compile-batches", default="8160,65536", help="autotuning takes minutes for each")
-    parser.add_argument("--dataset", type=Path, help="folder of a dataset, for parity on all of it")
+    parser.add_argument("--dataset", type=Path, default=SAMPLE_DIR, help="folder of a dataset, for parity on all of it")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     batches = tuple(int(b) for b in args.batches.split(","))
@@ -432,7 +329,7 @@ def main() -> None:
         elif group == "compile":
             run_compile(bench, tuple(int(b) for b in args.compile_batches.split(",")))
         elif group == "parity":
-            check_parity(bench, args.dataset or SAMPLE)
+            check_parity(bench, args.dataset)
         elif group == "predict":
             time_predict(bench)
         elif group == "soak":

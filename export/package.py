@@ -12,29 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bundle import BundleFile, sha256_of, write_atomically
 from errors import MissingComponentError
+from export.graph import PredictorGraph
 from infer.package_record import PackageRecord, local_target, torch_release
-from train.model import chain_rule
 
 EXAMPLE_BATCH = 64
 MAX_BATCH = 1 << 20
-
-
-class _Outputs(nn.Module):
-    """The compiled model and what follows its logits."""
-
-    def __init__(self, compiled: nn.Module) -> None:
-        super().__init__()
-        self.compiled = compiled
-
-    def forward(self, blocks: Tensor, qindex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits float32 [N, 14], probability float32 [N, 10], partition uint8 [N]."""
-        logits = self.compiled(blocks, qindex).float()
-        probability = chain_rule(logits)
-        return logits, probability, probability.argmax(1).to(torch.uint8)
 
 
 def check_package_device(device: str, precisions: tuple[str, ...]) -> None:
@@ -80,7 +66,7 @@ def build_package(
     try:
         with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
             program = torch.export.export(
-                _Outputs(compiled.to(device)).eval(), (blocks, qindex), dynamic_shapes=({0: count}, {0: count})
+                PredictorGraph(compiled.to(device)).eval(), (blocks, qindex), dynamic_shapes=({0: count}, {0: count})
             )
             made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / "model.pt2"))
             write_atomically(root / name, Path(made).read_bytes())

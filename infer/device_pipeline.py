@@ -92,11 +92,6 @@ class Slot:
         """Until the results are in the pinned buffers."""
         self._stream.synchronize()
 
-    def run(self) -> Prediction:
-        """Launch, wait, and copy out the results of what `fill` wrote."""
-        self.launch()
-        return self.take()
-
     def view(self) -> Prediction:
         """Wait, and show the results without logits where they lie, until the next launch."""
         self.wait()
@@ -165,7 +160,7 @@ class DevicePipeline:
         """The largest batch that runs as one."""
         return self._sizes[-1]
 
-    def size_of(self, count: int) -> int:
+    def _size_of(self, count: int) -> int:
         """The captured size that `count` blocks run as."""
         return next((size for size in self._sizes if size >= count), self._sizes[-1])
 
@@ -176,7 +171,7 @@ class DevicePipeline:
             torch.cuda.OutOfMemoryError: if not even the smallest batch fits.
         """
         while True:
-            size = self.size_of(count)
+            size = self._size_of(count)
             made = self._slots.setdefault(size, [])
             try:
                 while len(made) < slots:
@@ -185,17 +180,17 @@ class DevicePipeline:
             except torch.cuda.OutOfMemoryError:
                 if made:  # fewer in flight, but the same batch
                     return made
-                del self._slots[size]
                 self._halve(size)
                 count = min(count, self.largest)
 
     def _halve(self, size: int) -> None:
         if size == 1:
             raise torch.cuda.OutOfMemoryError("not even one block fits into the GPU's memory")
-        torch.cuda.empty_cache()
         self._sizes = [s for s in self._sizes if s < size]
         if not self._sizes or self._sizes[-1] < size // 2:
             self._sizes.append(size // 2)
+        self._slots = {s: made for s, made in self._slots.items() if s in self._sizes}
+        torch.cuda.empty_cache()
         self._announce(f"out of GPU memory at {size:,} blocks: batches are {self.largest:,} now")
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
@@ -217,11 +212,11 @@ class DevicePipeline:
         while flying:
             yield flying.popleft().take(with_logits)
 
-    def flow(self, fill: Fill) -> Generator[Prediction]:
+    def flow(self, fill: Fill, count: int) -> Generator[Prediction]:
         """As FlowingSession.flow: while one slot is filled, others compute, and one is read."""
         free: SimpleQueue[Slot | None] = SimpleQueue()
         flying: SimpleQueue[Slot | None] = SimpleQueue()
-        for made in self.slots(self.largest, SLOTS + 1):
+        for made in self.slots(count, SLOTS + 1):
             free.put(made)
 
         def feed() -> None:

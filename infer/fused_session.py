@@ -20,12 +20,13 @@ from torch import Tensor, fx, nn
 from bundle import Bundle
 from errors import MissingComponentError
 from export.compile import CompiledModel, CompileOptions, compile_model
+from export.graph import outputs
 from infer.cublaslt import CublasLt
 from infer.device_pipeline import DeviceBatch, DevicePipeline, Slot
 from infer.fuse import fuse_products
 from infer.session import SIZES, Batch, Fill, Prediction, SessionInfo, SessionOptions
 from infer.torch_session import open_weights
-from train.model import PartitionModel, chain_rule
+from train.model import PartitionModel
 
 
 class FusedSession:
@@ -110,9 +111,9 @@ class FusedSession:
         """As StreamingSession.stream."""
         return self.pipeline.stream(batches)
 
-    def flow(self, fill: Fill) -> Generator[Prediction]:
+    def flow(self, fill: Fill, count: int) -> Generator[Prediction]:
         """As FlowingSession.flow."""
-        return self.pipeline.flow(fill)
+        return self.pipeline.flow(fill, count)
 
 
 class FusedNetwork(nn.Module):
@@ -136,6 +137,5 @@ class FusedNetwork(nn.Module):
             blocks: integer [N, 16, 16], raw samples of `bit_depth`.
             qindex: int32 [N].
         """
-        logits = self.compiled(blocks, qindex, self.bit_depth).float()
-        probability = chain_rule(logits)
-        return logits, probability, probability.argmax(1).to(torch.uint8)
+        logits, probability, partition = outputs(self.compiled(blocks, qindex, self.bit_depth))
+        return logits, probability, partition.to(torch.uint8)

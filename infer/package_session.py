@@ -54,5 +54,7 @@ class PackageSession:
             part = slice(start, start + _BATCH)
             given = np.ascontiguousarray(blocks[part], np.uint8), np.ascontiguousarray(qindex[part], np.int32)
             logits, probability, partition = self._run(*(torch.from_numpy(a).to(self._device) for a in given))
-            parts.append(Prediction(logits.cpu().numpy(), probability.cpu().numpy(), partition.cpu().numpy()))
+            parts.append(
+                Prediction(logits.cpu().numpy(), probability.cpu().numpy(), partition.cpu().numpy().astype(np.uint8))
+            )
         return joined(parts)

@@ -117,11 +117,12 @@ class FlowingSession(StreamingSession, Protocol):
 
     dtype: np.dtype
 
-    def flow(self, fill: Fill) -> Generator[Prediction]:
+    def flow(self, fill: Fill, count: int) -> Generator[Prediction]:
         """Predictions in order, without logits ([0, 14]): views of buffers, valid until the next one is asked for.
 
         Args:
             fill: called in another thread.
+            count: how many blocks there will be; fewer than its batch need smaller buffers.
         """
         ...
 
@@ -169,18 +170,18 @@ def open_session(
         bundle: opened and verified.
         runtime: one of RUNTIMES, or "auto".
         options: bit depth, precision, threads.
-        announce: told what "auto" passed over, and why.
+        announce: told what "auto" passed over, and why; and of batches halved for want of GPU memory.
 
     Raises:
         MissingComponentError: if the runtime cannot run here as asked.
         ForeignArtefactError: if its engines are for another GPU, driver or version; "auto" passes them over.
     """
     if runtime != "auto":
-        return _open(bundle, runtime, options)
+        return _open(bundle, runtime, options, announce)
     refused = []
     for candidate in AUTO_ORDER:
         try:
-            session = _open(bundle, candidate, options)
+            session = _open(bundle, candidate, options, announce)
         except (MissingComponentError, ForeignArtefactError) as error:
             refused.append(f"{candidate}: {error.message}")
             continue
@@ -190,7 +191,7 @@ def open_session(
     raise MissingComponentError("no runtime can run this bundle here", "; ".join(refused))
 
 
-def _open(bundle: Bundle, runtime: str, options: SessionOptions) -> Session:
+def _open(bundle: Bundle, runtime: str, options: SessionOptions, announce: Callable[[str], None]) -> Session:
     if runtime == "torch":
         _require("torch", "pip install torch")
         from infer.torch_session import TorchSession
@@ -200,7 +201,7 @@ def _open(bundle: Bundle, runtime: str, options: SessionOptions) -> Session:
         _require("torch", "pip install torch")
         from infer.fused_session import FusedSession
 
-        return FusedSession(bundle, options)
+        return FusedSession(bundle, options, announce=announce)
     if runtime == "aotinductor":
         _require("torch", "pip install torch")
         from infer.package_session import PackageSession

@@ -172,7 +172,7 @@ def _written(
     reader = source.reader() if isinstance(session, FlowingSession) and session.dtype == np.uint8 else None
     if reader is not None:
         assert isinstance(session, FlowingSession)
-        with reader as read, closing(session.flow(_filler(read, qindex))) as predictions:
+        with reader as read, closing(session.flow(_filler(read, qindex), source.count or session.batch)) as predictions:
             for prediction in predictions:
                 writer.add(prediction)
                 yield len(prediction.partition)

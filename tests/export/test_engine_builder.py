@@ -46,7 +46,10 @@ def test_networks_are_strongly_typed_by_flag_where_there_is_one_and_always_elsew
 
 
 def test_a_version_without_the_tf32_flag_is_left_alone():
-    build(make_tensorrt(without=["BuilderFlag.TF32"]))
+    module = make_tensorrt(without=["BuilderFlag.TF32"])
+    build(module)
+    (config,) = module.asked.configs
+    assert not config._flags
 
 
 @pytest.mark.parametrize(

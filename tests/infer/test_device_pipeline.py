@@ -117,6 +117,22 @@ def test_out_of_memory_halves_the_batch_and_says_so():
     assert made.largest == 8 and said == ["out of GPU memory at 16 blocks: batches are 8 now"]
 
 
+def test_a_small_batch_that_does_not_fit_drops_the_large_ones():
+    said = []
+    made, _ = pipeline((4, 16), fits=16, announce=said.append)
+    made.predict(blocks_of(0, 16), np.zeros(16, np.uint8))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        made.predict(blocks_of(0, 4), np.zeros(4, np.uint8))
+    assert 16 not in made._slots and said[0] == "out of GPU memory at 4 blocks: batches are 2 now"
+
+
+def test_a_short_flow_takes_small_buffers():
+    made, log = pipeline((1, 16, 64))
+    fill, _ = counting(10, 16)
+    assert sum(len(p.partition) for p in made.flow(fill, 10)) == 10
+    assert log[0] == ("launch", 16, 10)
+
+
 def test_fewer_slots_where_only_one_fits():
     made, log = pipeline((16,), fits=20)
     results = list(made.stream([(blocks_of(0, 16), 0)] * 3))
@@ -151,7 +167,7 @@ def counting(total, size, fail_at=None):
 def test_flow_gives_everything_in_order(total):
     made, log = pipeline((1, 16))
     fill, _ = counting(total, 16)
-    parts = [p.partition.copy() for p in made.flow(fill)]
+    parts = [p.partition.copy() for p in made.flow(fill, 10**6)]
     found = np.concatenate(parts) if parts else np.empty(0)
     np.testing.assert_array_equal(found, np.arange(total) % 251 + 3)
     assert [e for e, *_ in log].count("launch") == len(parts)
@@ -162,17 +178,17 @@ def test_a_source_that_fails_ends_the_flow_after_what_was_good():
     fill, _ = counting(1000, 16, fail_at=3)
     parts = []
     with pytest.raises(InputError, match="ends early"):
-        parts.extend(prediction.partition.copy() for prediction in made.flow(fill))
+        parts.extend(prediction.partition.copy() for prediction in made.flow(fill, 10**6))
     np.testing.assert_array_equal(np.concatenate(parts), np.arange(48) + 3)
 
 
 def test_a_reader_that_stops_stops_the_filling():
     made, _ = pipeline((16,))
     fill, calls = counting(10**6, 16)
-    flow = made.flow(fill)
+    flow = made.flow(fill, 10**6)
     next(flow)
     flow.close()
     assert len(calls) <= SLOTS + 2
     # The pipeline is whole afterwards.
     fill, _ = counting(32, 16)
-    assert sum(len(p.partition) for p in made.flow(fill)) == 32
+    assert sum(len(p.partition) for p in made.flow(fill, 10**6)) == 32

@@ -34,7 +34,7 @@ def only(monkeypatch):
     tried = []
 
     def install(*runtimes):
-        def opened(bundle, runtime, options):
+        def opened(bundle, runtime, options, announce):
             tried.append(runtime)
             if runtime not in runtimes:
                 raise MissingComponentError(f"there is no {runtime}", "get one")
@@ -71,7 +71,7 @@ def test_what_was_asked_for_runs_or_nothing_does(only, runtime):
 
 
 def test_auto_passes_over_engines_of_another_gpu(monkeypatch):
-    def opened(bundle, runtime, options):
+    def opened(bundle, runtime, options, announce):
         if runtime == "onnxruntime-cuda":
             return StandInSession()
         raise ForeignArtefactError(f"the {runtime} engine is of another GPU")
@@ -89,6 +89,12 @@ def test_auto_does_not_hide_a_corrupt_artefact(monkeypatch):
     monkeypatch.setattr(infer.session, "_open", corrupt)
     with pytest.raises(ArtefactError):
         open_session(None, "auto", SessionOptions())
+
+
+def test_the_command_line_offers_every_runtime():
+    import cli
+
+    assert ("auto", *RUNTIMES) == cli.RUNTIME_NAMES
 
 
 def test_an_unknown_runtime_is_a_programming_error(bundle):

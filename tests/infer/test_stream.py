@@ -218,7 +218,7 @@ class FlowingStandIn(StandInSession):
     def stream(self, batches):
         raise AssertionError("blocks that can be read into its buffer are not copied")
 
-    def flow(self, fill):
+    def flow(self, fill, count):
         blocks, qindex = np.empty((self.batch, 16, 16), np.uint8), np.empty(self.batch, np.int32)
         while count := fill(blocks, qindex):
             partition, probability = expected(blocks[:count, 0, 0], qindex[:count])

@@ -171,7 +171,8 @@ def test_ten_bit_data_trains(tmp_path):
     pictures = {"a": ("train", 64, 64), "b": ("val", 64, 64)}
     dataset = write_random_dataset(tmp_path / "data", pictures, qindex=(80, 128, 220), bit_depth=10)
     run(dataset, tmp_path / "r", epochs=1, batch_size=16, stages=(1,))
-    open_run(tmp_path / "r")
+    [epoch] = open_run(tmp_path / "r").info["stages"]["1"]["history"]
+    assert 0 < epoch["train_loss"] < 10
 
 
 # --- interruption -----------------------------------------------------------------------------------------------------

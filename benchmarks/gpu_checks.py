@@ -1,0 +1,124 @@
+"""What `make bench-gpu` proves beside speed: parity on a whole dataset, `predict` from a file, and a soak.
+
+Groups of benchmarks.gpu_speed, which runs them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bundle import Bundle
+from data.dataset import load_split, open_dataset
+from errors import MissingComponentError
+from infer.blocks import open_blocks
+from infer.device_pipeline import SLOTS
+from infer.fused_session import FusedSession
+from infer.parity import compare, judge
+from infer.session import SessionOptions, open_session
+from infer.stream import predict_stream
+from infer.torch_session import TorchSession, open_weights
+
+SOAK_BLOCKS = 10**9
+FILE_BLOCKS = 20_000_000
+
+
+class Bench(Protocol):
+    """What these need of benchmarks.gpu_speed.Bench."""
+
+    bundle: Bundle
+
+    def inputs(self, batch: int) -> tuple[Tensor, Tensor]: ...
+
+    def row(self, runtime: str, precision: str, batch: int, path: str, **figures: Any) -> None: ...
+
+    def note(self, name: str, figures: dict[str, Any]) -> None: ...
+
+
+def check_parity(bench: Bench, dataset: Path) -> None:
+    """DESIGN's parity of every runtime on every labelled pair of a dataset; the reference is computed on the CPU."""
+    opened = open_dataset(dataset)
+    splits = [load_split(opened, name) for name in ("train", "val", "test")]
+    sessions = {("fused", "fp16"): open_session(bench.bundle, "fused", SessionOptions(precision="fp16"))}
+    for precision in ("fp32", "fp16"):
+        try:
+            key = "onnxruntime-cuda", precision
+            sessions[key] = open_session(bench.bundle, "onnxruntime-cuda", SessionOptions(precision=precision))
+        except MissingComponentError as error:
+            bench.note(f"parity onnxruntime-cuda {precision}", {"left out": error.message})
+    reference = TorchSession.of_model(open_weights(bench.bundle)[0], 8)
+    expected, found, all_qindex = [], {key: [] for key in sessions}, []  # type: ignore[var-annotated]
+    for split in splits:
+        for start in range(0, len(split), 1 << 16):
+            part = slice(start, start + (1 << 16))
+            blocks, qindex = split.blocks[split.block[part]], split.qindex[part]
+            expected.append(reference.predict(blocks, qindex).logits)
+            all_qindex.append(qindex)
+            for key, session in sessions.items():
+                found[key].append(session.predict(blocks, qindex).logits)
+    for key, parts in found.items():
+        report = compare(np.concatenate(expected), np.concatenate(parts), np.concatenate(all_qindex))
+        broken = judge(report, key[1])
+        figures = {"info": vars(sessions[key].info), "broken": broken, "report": report.to_json()}
+        bench.note(f"parity {key[0]} {key[1]}", figures)
+        print(f"parity {key[0]} {key[1]}: {report.summary()}; {broken or 'holds'}", flush=True)
+
+
+def time_predict(bench: Bench) -> None:
+    """`predict` of a .npy of 20 million blocks, from the page cache to the result file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "blocks.npy"
+        blocks = bench.inputs(1 << 16)[0].numpy()
+        with path.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (FILE_BLOCKS, 16, 16)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, FILE_BLOCKS, len(blocks)):
+                file.write(blocks[: FILE_BLOCKS - start].data)
+        session = FusedSession(bench.bundle, SessionOptions(precision="fp16"))
+        session.pipeline.slots(session.batch, SLOTS)
+        for _ in range(2):  # the second finds the file in the page cache
+            summary = predict_stream(open_blocks(path), 128, session, Path(folder) / "out.npz", lambda *_: None)
+        bench.row("fused, cli.py predict", "fp16", session.batch, "file", blocks_per_s=summary.blocks / summary.seconds)
+
+
+def soak(bench: Bench) -> None:
+    """A thousand million blocks through one session: the same bits each time, and memory that does not grow."""
+    session = FusedSession(bench.bundle, SessionOptions(precision="fp16"))
+    slots = session.pipeline.slots(session.batch, SLOTS)
+    blocks, qindex = (t.numpy() for t in bench.inputs(session.batch))
+    for slot in slots:
+        slot.fill(blocks, qindex)
+    slots[0].launch()
+    first = slots[0].take()
+    memory = []
+    rounds = -(-SOAK_BLOCKS // session.batch)
+    start = time.monotonic()
+    for number in range(rounds):
+        slot = slots[number % len(slots)]
+        slot.wait()
+        if number >= len(slots) and number % 97 == 0:
+            same = all((getattr(slot, n) == getattr(first, n)).all() for n in ("logits", "probability", "partition"))
+            if not same:
+                raise RuntimeError(f"other results in batch {number}")
+        slot.launch()
+        if number % (rounds // 10) == 0:
+            memory.append((torch.cuda.memory_reserved() >> 20, resident_mib()))
+    for slot in slots:
+        slot.wait()
+    seconds = time.monotonic() - start
+    figures = {"blocks": rounds * session.batch, "seconds": seconds, "reserved_and_resident_mib": memory}
+    bench.note("soak", figures)
+    print(f"soak: {figures}", flush=True)
+
+
+def resident_mib() -> int:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
