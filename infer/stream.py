@@ -5,30 +5,23 @@ read the next ║ predict ║ write the last           at the same time
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import atomic_file, output_errors
-from errors import InputError
+from errors import DeviceError
+from infer.result import ResultWriter, result_file
 from infer.session import Batch, Fill, FlowingSession, Prediction, Session, StreamingSession
 from infer.source import BlockSource
-from partition import Partition
 
 BATCH = 8160  # a 1080p frame
-_COPY_BYTES = 1 << 20
 _BUFFERS = 3  # one that is read, one that waits, one that is worked on
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes for the same result, whenever it is written
 
 Progress = Callable[[int, int, str], None]
 
@@ -50,88 +43,6 @@ class Summary:
     output: Path
 
 
-class ResultWriter:
-    """Writes `.npz` piece by piece, in memory that does not grow. Used through `result_file`.
-
-    With a known count the probabilities go straight into the archive; without, they wait in a temporary file, since
-    an array's header comes first and holds its length. Partition ids wait anyway: an archive takes one member a time.
-    """
-
-    def __init__(self, archive: zipfile.ZipFile, folder: Path, count: int | None, stack: ExitStack) -> None:
-        self._archive, self._count = archive, count
-
-        def spool() -> IO[bytes]:
-            return tempfile.TemporaryFile(dir=folder)
-
-        self._partition = stack.enter_context(spool())
-        self._probability = stack.enter_context(
-            spool() if count is None else _member(archive, "probability", "<f4", (count, len(Partition)))
-        )
-        self.written = 0
-        self.counts = np.zeros(len(Partition), np.int64)
-
-    def add(self, prediction: Prediction) -> None:
-        """Append the next blocks' results."""
-        self._probability.write(np.ascontiguousarray(prediction.probability, "<f4").data)
-        self._partition.write(prediction.partition.data)
-        self.written += len(prediction.partition)
-        self.counts += np.bincount(prediction.partition, minlength=len(Partition))
-
-    def finish(self, grid: tuple[int, int] | None) -> None:
-        """Write what waited, and for frames the map.
-
-        Raises:
-            InputError: if no block came, or not as many as were announced.
-        """
-        expected = "some" if self._count is None else f"{self._count:,}"
-        if not self.written or self.written != (self._count or self.written):
-            raise InputError(f"{self.written:,} blocks came, expected {expected}", "did the input change?")
-        if self._count is None:
-            self._copy(self._probability, "probability", "<f4", (self.written, len(Partition)))
-        else:
-            self._probability.close()
-        self._copy(self._partition, "partition", "u1", (self.written,))
-        if grid is not None:
-            self._copy(self._partition, "map", "u1", (self.written // (grid[0] * grid[1]), *grid))
-
-    def _copy(self, spool: IO[bytes], name: str, dtype: str, shape: tuple[int, ...]) -> None:
-        spool.seek(0)
-        with _member(self._archive, name, dtype, shape) as member:
-            shutil.copyfileobj(spool, member, _COPY_BYTES)
-
-
-def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
-    member = archive.open(zipfile.ZipInfo(f"{name}.npy", _ZIP_DATE), "w", force_zip64=True)
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(member, header)
-    return member
-
-
-@contextmanager
-def result_file(path: Path, count: int | None, grid: tuple[int, int] | None = None) -> Iterator[ResultWriter]:
-    """A result file that appears whole when the block ends without an error, or not at all.
-
-    Args:
-        path: of the `.npz`: partition uint8 [N], probability float32 [N, 10]; for frames also map uint8
-            [frames, rows, columns].
-        count: N, or None if it is not known yet.
-        grid: rows and columns of each frame; None without frames.
-
-    Raises:
-        OutputError: if it cannot be written.
-        InputError: if no block comes, or not as many as were announced.
-    """
-    with (
-        atomic_file(path) as file,
-        output_errors(path),
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
-        ExitStack() as stack,  # innermost: members are closed before their archive, whatever happens
-    ):
-        writer = ResultWriter(archive, path.parent, count, stack)
-        yield writer
-        writer.finish(grid)
-
-
 def predict_stream(
     source: BlockSource,
     qindex: NDArray[np.uint8] | int,
@@ -150,6 +61,7 @@ def predict_stream(
 
     Raises:
         OutputError, InputError: as result_file.
+        DeviceError: if the runtime failed on the way.
     """
     start = time.perf_counter()
     with result_file(output, source.count, source.grid) as writer, ThreadPoolExecutor(2) as pool:
@@ -172,14 +84,15 @@ def _written(
     reader = source.reader() if isinstance(session, FlowingSession) and session.dtype == np.uint8 else None
     if reader is not None:
         assert isinstance(session, FlowingSession)
-        with reader as read, closing(session.flow(_filler(read, qindex), source.count or session.batch)) as predictions:
-            for prediction in predictions:
+        with reader as read, closing(session.flow(_filler(read, qindex), source.count or session.batch)) as flowing:
+            for prediction in _or_device_error(flowing, session):
                 writer.add(prediction)
                 yield len(prediction.partition)
         return
     size = session.batch if isinstance(session, StreamingSession) else BATCH
     writing: Future[None] | None = None
-    for prediction in _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex)):
+    predictions = _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex))
+    for prediction in _or_device_error(predictions, session):
         if writing is not None:
             writing.result()
         writing = pool.submit(writer.add, prediction)
@@ -192,6 +105,18 @@ def _predictions(session: Session, batches: Iterator[Batch]) -> Iterator[Predict
     if isinstance(session, StreamingSession):
         return session.stream(batches)
     return (session.predict(blocks, np.broadcast_to(qindex, len(blocks))) for blocks, qindex in batches)
+
+
+def _or_device_error(predictions: Iterator[Prediction], session: Session) -> Iterator[Prediction]:
+    """The same; what the runtime raises, such as a CUDA error, becomes a DeviceError."""
+    try:
+        yield from predictions
+    except Exception as error:
+        of_torch = isinstance(error, RuntimeError) and not isinstance(error, (NotImplementedError, RecursionError))
+        if of_torch or type(error).__module__.startswith("onnxruntime"):
+            hint = "run again; if it fails again, `cli.py verify` tells whether this machine computes right"
+            raise DeviceError(f"{session.info.runtime} failed on {session.info.device}: {error}", hint) from error
+        raise
 
 
 def _filler(read: Callable[[NDArray[np.integer]], int], qindex: NDArray[np.uint8] | int) -> Fill:
