@@ -151,7 +151,7 @@ def train(
 @click.argument("run_or_bundle", type=folder)
 @click.option("--dataset-dir", type=folder, default=Path("data/sample"))
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="val")
-@click.option("--output", type=folder, help="PNG of the confusion matrix to write.")
+@click.option("--output", type=folder, help="PNG of the confusion matrix; <stem>.candidates.png beside it.")
 @click.option("--overlay", nargs=2, type=str, metavar="PICTURE PNG", help="Draw one picture's partitions instead.")
 @json_option
 def evaluate(
@@ -174,10 +174,12 @@ def evaluate(
     report = evaluate_artefact(run_or_bundle, dataset_dir, split, ProgressLine(), _say)
     _say(table(report))
     if output is not None:
-        from train.curves import draw_confusion, save_figure
+        from train.curves import draw_candidates, draw_confusion, save_figure
 
-        save_figure(draw_confusion(report["all"], f"{split} split, covered counted as NONE"), output)
-        _say(f"wrote {output}")
+        title, beside = f"{split} split, covered counted as NONE", output.with_suffix(".candidates.png")
+        save_figure(draw_confusion(report["all"], title), output)
+        save_figure(draw_candidates(report, title), beside)
+        _say(f"wrote {output} and {beside}")
     return _finish(as_json, {"artefact": str(run_or_bundle), "split": split, "evaluation": report})
 
 
