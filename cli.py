@@ -25,6 +25,7 @@ RUNTIME_NAMES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
 DEFAULT_BUNDLE = Path("bundles/default")
 _ENGINE_OPTIONS = (
     "engine_input",
@@ -84,13 +85,15 @@ def main(debug: bool) -> None:
 @click.option("--epochs", type=click.IntRange(1), default=3, help="At most, for each stage.")
 @click.option("--batch-size", type=click.IntRange(2), default=128)
 @click.option("--adapter-reduction", type=click.IntRange(1), default=4, help="Width of the trunk over the adapters'.")
-@click.option("--adapters", type=click.Choice(["series", "none"]), default="series", help="none: heads alone.")
+@click.option("--adapters", type=click.Choice(["series", "parallel", "lora", "none"]), default="series")
 @click.option("--bn-mode", type=click.Choice(["frozen", "train"]), default="frozen", help="train: the seed's bug.")
 @click.option("--stage1-loss", type=click.Choice(["joint", "binary"]), help="Default: joint; binary for resnet18.")
-@click.option("--loss", type=click.Choice(["cross-entropy", "focal", "cb-focal", "poly", "label-smoothing"]))
+@click.option(
+    "--loss", type=click.Choice(["cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing"])
+)
 @click.option("--focal-gamma", type=click.FloatRange(0), default=2.0)
 @click.option("--sampler", type=click.Choice(["natural", "balanced"]), default="natural", help="In stages 2 and 3.")
-@click.option("--augmentation", type=click.Choice(["flips", "none"]), default="flips")
+@click.option("--augmentation", type=click.Choice(["flips", "mixup", "cutmix", "none"]), default="flips")
 @click.option("--schedule", type=click.Choice(["cosine", "plateau"]), default="cosine")
 @click.option("--trunk-lr", type=float, default=1e-3)
 @click.option("--lr", type=float, default=1e-3, help="Of heads, adapters and the qindex embedding.")
