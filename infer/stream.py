@@ -11,10 +11,10 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +42,35 @@ class Summary:
         seconds: wall time from the first block read to the file in place.
         counts: how often each partition type is the likeliest, int64 [10].
         output: the file written.
+        note: one more line for people, or nothing.
     """
 
     blocks: int
     seconds: float
     counts: NDArray[np.int64]
     output: Path
+    note: str = ""
+
+
+class Sink(Protocol):
+    """Takes predictions in order.
+
+    Attributes:
+        written: blocks so far.
+        counts: how often each partition type was the likeliest, int64 [10].
+    """
+
+    written: int
+    counts: NDArray[np.int64]
+
+    @property
+    def note(self) -> str:
+        """One line on what was written, or nothing."""
+        ...
+
+    def add(self, prediction: Prediction) -> None:
+        """Append the next blocks' results; they are the sink's only until it returns."""
+        ...
 
 
 class ResultWriter:
@@ -76,6 +99,11 @@ class ResultWriter:
         self._partition.write(prediction.partition.data)
         self.written += len(prediction.partition)
         self.counts += np.bincount(prediction.partition, minlength=len(Partition))
+
+    @property
+    def note(self) -> str:
+        """The counts say it all."""
+        return ""
 
     def finish(self, grid: tuple[int, int] | None) -> None:
         """Write what waited, and for frames the map.
@@ -138,6 +166,7 @@ def predict_stream(
     session: Session,
     output: Path,
     progress: Progress,
+    sink: AbstractContextManager[Sink] | None = None,
 ) -> Summary:
     """Predict a source, batch after batch, into a result file; reading and writing go on meanwhile.
 
@@ -147,25 +176,27 @@ def predict_stream(
         session: runs them.
         output: the `.npz` to write.
         progress: told after each batch of blocks done and to come; 0 if their number is not known.
+        sink: writes `output` in place of `result_file`.
 
     Raises:
         OutputError, InputError: as result_file.
     """
     start = time.perf_counter()
-    with result_file(output, source.count, source.grid) as writer, ThreadPoolExecutor(2) as pool:
+    target = sink or result_file(output, source.count, source.grid)
+    with target as writer, ThreadPoolExecutor(2) as pool:
         done = 0
         for count in _written(session, source, qindex, writer, pool):
             done += count
             progress(done, source.count or 0, f"{done / (time.perf_counter() - start):,.0f} blocks/s")
-        counts, written = writer.counts, writer.written
-    return Summary(written, time.perf_counter() - start, counts, output)
+        counts, written, note = writer.counts, writer.written, writer.note
+    return Summary(written, time.perf_counter() - start, counts, output, note)
 
 
 def _written(
     session: Session,
     source: BlockSource,
     qindex: NDArray[np.uint8] | int,
-    writer: ResultWriter,
+    writer: Sink,
     pool: ThreadPoolExecutor,
 ) -> Iterator[int]:
     """Predict and write it all; yields the length of each part."""
