@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.file_rate import write_blocks
 from bundle import Bundle
 from data.dataset import load_split, open_dataset
 from errors import MissingComponentError
@@ -75,12 +76,7 @@ def time_predict(bench: Bench) -> None:
     """`predict` of a .npy of 20 million blocks, from the page cache to the result file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "blocks.npy"
-        blocks = bench.inputs(1 << 16)[0].numpy()
-        with path.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (FILE_BLOCKS, 16, 16)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, FILE_BLOCKS, len(blocks)):
-                file.write(blocks[: FILE_BLOCKS - start].data)
+        write_blocks(path, bench.inputs(1 << 16)[0].numpy(), FILE_BLOCKS)
         session = FusedSession(bench.bundle, SessionOptions(precision="fp16"))
         session.pipeline.slots(session.batch, SLOTS)
         for _ in range(2):  # the second finds the file in the page cache

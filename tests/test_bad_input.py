@@ -70,6 +70,14 @@ class Place:
     def predict(self, blocks: Path, *options) -> tuple:
         return ("predict", blocks, "--bundle", self.bundle_dir, "--output", self.root / "out.npz", *options)
 
+    def y4m(self) -> Path:
+        """A clip of three grey frames."""
+        frame = b"FRAME\n" + bytes(32 * 32 * 3 // 2)
+        return self.file(b"YUV4MPEG2 W32 H32 F25:1 C420\n" + 3 * frame, "clip.y4m")
+
+    def map_of(self, source: Path, *options) -> tuple:
+        return ("predict", source, "--bundle", self.bundle_dir, "--output", self.root / "out.apm", *options)
+
     def bundle(self, change: Callable[[Path], None]) -> Path:
         root = copy_of(self.bundle_dir, self.root / "bundle")
         change(root)
@@ -293,6 +301,36 @@ cases(
         "qindex file empty": lambda p: p.predict(p.blocks(), "--qindex", p.file(b"", "q.npy")),
     },
 )
+
+
+# --- partition maps ---------------------------------------------------------------------------------------------------
+
+cases(
+    USAGE,
+    r"partition map",
+    {
+        "a map of blocks": lambda p: p.map_of(p.blocks(), "--threshold", 0.1),
+        "a map without a threshold": lambda p: p.map_of(p.y4m()),
+        "a map of many qindex": lambda p: p.map_of(p.y4m(), "--threshold", 0.1, "--qindex", "q.npy"),
+        "a threshold without a map": lambda p: p.predict(p.y4m(), "--threshold", 0.1),
+        "probabilities without a map": lambda p: p.predict(p.y4m(), "--map-probability"),
+    },
+)
+
+
+@case(USAGE, r"--output - and --json")
+def map_and_json_on_stdout(p):
+    return ("predict", p.y4m(), "--bundle", p.bundle_dir, "--threshold", 0.1, "--output", "-", "--json")
+
+
+@case(USAGE, r"threshold")
+def threshold_above_one(p):
+    return p.map_of(p.y4m(), "--threshold", 1.5)
+
+
+@case(INPUT, r"truncated|ends")
+def map_of_a_truncated_clip(p):
+    return p.map_of(p.file(p.y4m().read_bytes()[:-9], "cut.y4m"), "--threshold", 0.1)
 
 
 @case(INPUT, r"128\.5 does not exist")
