@@ -26,6 +26,7 @@ RUNTIME_NAMES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+TRUNK_NAMES = ("compact", "accurate", "resnet18")
 LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
 DEFAULT_BUNDLE = Path("bundles/default")
 _ENGINE_OPTIONS = (
@@ -78,7 +79,9 @@ def main(debug: bool) -> None:
 @main.command()
 @click.option("--dataset-dir", type=folder, default=Path("data/sample"), help="Dataset folder.")
 @click.option("--output-dir", type=folder, default=Path("runs/default"), help="Run folder to write.")
-@click.option("--trunk", type=click.Choice(["compact", "resnet18"]), help="Default: compact, or the checkpoint's.")
+@click.option(
+    "--trunk", type=click.Choice(["compact", "accurate", "resnet18"]), help="Default: compact, or the checkpoint's."
+)
 @click.option("--qindex-input", type=click.Choice(["film", "none"]), default="film", help="How the model sees qindex.")
 @click.option("--stage", type=click.Choice(["all", "1", "2", "3"]), help="Default: all; 2 and 3 with a checkpoint.")
 @click.option("--stage1-checkpoint", type=folder, help="Run whose earlier stages to start from.")
@@ -99,6 +102,11 @@ def main(debug: bool) -> None:
 @click.option("--trunk-lr", type=float, default=1e-3)
 @click.option("--lr", type=float, default=1e-3, help="Of heads, adapters and the qindex embedding.")
 @click.option("--weight-decay", type=float, default=0.01)
+@click.option("--average", type=float, default=0.0, help="Decay per step of an average of the weights, such as 0.999.")
+@click.option("--autocast", type=click.Choice(["none", "bf16"]), default="none", help="bf16: for GPUs.")
+@click.option("--teacher", type=folder, help="Run whose probabilities to learn beside the labels.")
+@click.option("--distillation", type=float, help="How much they count, 0-1.  [default: 0.7 with a teacher]")
+@click.option("--calibration-pictures", type=int, default=0, help="Train pictures set aside to calibrate on.")
 @click.option("--select", type=click.Choice(["loss", "f1"]), default="loss", help="What the kept epoch is best in.")
 @click.option("--patience", type=click.IntRange(1), default=15, help="Epochs without gain before a stage stops.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
@@ -118,6 +126,8 @@ def train(
     stage1_loss: str | None,
     loss: str | None,
     device: str,
+    teacher: Path | None,
+    distillation: float | None,
     resume: bool,
     as_json: bool,
     **plain: Any,
@@ -141,10 +151,11 @@ def train(
             stages=stages,
             stage1_loss=stage1_loss or ("binary" if trunk == "resnet18" else "joint"),
             loss=loss or "cross-entropy",
+            distillation=distillation if distillation is not None else 0.7 if teacher else 0.0,
             **plain,
         )
     )
-    task = TrainTask(config, dataset_dir, output_dir, stage1_checkpoint, trunk_weights, resume, device)
+    task = TrainTask(config, dataset_dir, output_dir, stage1_checkpoint, trunk_weights, resume, device, teacher)
     info = train_run(task, ProgressLine(), _say)
     if info:
         _say(table(info["evaluation"]))

@@ -281,10 +281,23 @@ def load_split(dataset: Dataset, split: str) -> BlockSet:
     Raises:
         InputError: as `Dataset.luma` and `Dataset.labels`; or if pictures of different bit depth mix.
     """
-    pictures = dataset.of_split(split)
+    return load_pictures(dataset, dataset.of_split(split), f"split '{split}'")
+
+
+def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str) -> BlockSet:
+    """Read all labelled blocks of some pictures, as `load_split`.
+
+    Args:
+        dataset: whose pictures they are.
+        pictures: one at least.
+        what: names them in an error.
+
+    Raises:
+        InputError: as `load_split`.
+    """
     depths = {p.bit_depth for p in pictures}
     if len(depths) > 1:
-        raise InputError(f"split '{split}' mixes bit depths {sorted(depths)}", "keep one depth per dataset")
+        raise InputError(f"{what} mixes bit depths {sorted(depths)}", "keep one depth per dataset")
     parts = list(_labelled(dataset, pictures))
     starts = np.cumsum([0] + [len(blocks) for blocks, _, _ in parts])
     pairs = [label.shape[1] * len(qindex) for _, qindex, label in parts]

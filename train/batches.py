@@ -23,6 +23,7 @@ class Batch:
     """One batch on the device: blocks [N, 16, 16] integer, qindex int64 [N], label int64 [N] (0-9 or 255).
 
     Where blocks are mixed of two, `other` is the second one's label, and `share` the first one's weight, 0-1.
+    `soft` holds a teacher's probabilities, float32 [N, 10].
     """
 
     blocks: Tensor
@@ -30,6 +31,7 @@ class Batch:
     label: Tensor
     other: Tensor | None = None
     share: float = 1.0
+    soft: Tensor | None = None
 
 
 class DeviceBlocks:
