@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bundle import atomic_file, output_errors
 from errors import InputError
 from infer.session import Prediction
-from partition import NODE_SIZE, Partition
+from partition import NODE_SIZE, Partition, candidate_sets
 
 SUFFIX: Final = ".apm"
 UNDECIDED: Final = 0x3FF
@@ -102,10 +102,8 @@ def candidate_masks(probability: NDArray[np.floating], threshold: float) -> NDAr
     Returns:
         uint16 [...], bit i for Partition(i).
     """
-    wanted = probability >= threshold
-    wanted[..., Partition.NONE] = True
     bits = np.uint16(1) << np.arange(_TYPES, dtype=np.uint16)
-    return (wanted * bits).sum(-1, dtype=np.uint16)
+    return (candidate_sets(probability, threshold) * bits).sum(-1, dtype=np.uint16)
 
 
 def leave_edges(masks: NDArray[np.uint16], width: int, height: int) -> NDArray[np.uint16]:

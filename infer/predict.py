@@ -30,17 +30,24 @@ class MapTask:
 
     Attributes:
         format: of its frames.
-        threshold: a type at least that likely is a candidate, 0-1.
+        keep: share of true types that the candidates are to keep, one of those that the manifest has thresholds for.
+        threshold: a type at least that likely is a candidate, 0-1, in place of the manifest's.
         to_stdout: write frame by frame to standard output, for an encoder at the other end.
     """
 
     format: MapFormat
-    threshold: float
+    keep: str = "0.98"
+    threshold: float | None = None
     to_stdout: bool = False
 
-    def open(self, output: Path) -> AbstractContextManager[MapWriter]:
-        """The map's writer."""
-        return map_file(output, self.format, self.threshold, sys.stdout.buffer if self.to_stdout else None)
+    def open(self, output: Path, bundle: Bundle) -> AbstractContextManager[MapWriter]:
+        """The map's writer.
+
+        Raises:
+            UsageError: if the manifest has no threshold of that name.
+        """
+        threshold = bundle.manifest.threshold(self.keep) if self.threshold is None else self.threshold
+        return map_file(output, self.format, threshold, sys.stdout.buffer if self.to_stdout else None)
 
 
 @dataclass(frozen=True)
@@ -99,12 +106,12 @@ def predict_source(
     qindex = read_qindex(task.qindex, source.count)
     announce(f"read {source.describe()}")
     bundle = open_bundle(task.bundle)
+    sink = task.map.open(task.output, bundle) if task.map else None
     session = open_session(bundle, task.runtime, SessionOptions(source.bit_depth, task.precision), announce)
     announce(f"bundle {task.bundle}, {session.info.describe()}")
     parity = _check_parity(task, bundle, session, source, qindex) if task.check_parity else None
     if parity is not None:
         announce(f"parity with PyTorch: {parity.summary()}")
-    sink = task.map.open(task.output) if task.map else None
     summary = predict_stream(source, qindex, session, task.output, progress, sink)
     rate = summary.blocks / summary.seconds
     announce(f"wrote {task.output}: {summary.blocks:,} blocks in {summary.seconds:.2f} s, {rate:,.0f} blocks/s")

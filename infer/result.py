@@ -57,6 +57,11 @@ class ResultWriter:
         self.written += len(prediction.partition)
         self.counts += np.bincount(prediction.partition, minlength=len(Partition))
 
+    @property
+    def note(self) -> str:
+        """The counts say it all."""
+        return ""
+
     def finish(self, grid: tuple[int, int] | None) -> None:
         """Write what waited, and for frames the map.
 

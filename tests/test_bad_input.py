@@ -310,12 +310,18 @@ cases(
     r"partition map",
     {
         "a map of blocks": lambda p: p.map_of(p.blocks(), "--threshold", 0.1),
-        "a map without a threshold": lambda p: p.map_of(p.y4m()),
+        "two thresholds": lambda p: p.map_of(p.y4m(), "--threshold", 0.1, "--keep", "0.98"),
+        "keep without a map": lambda p: p.predict(p.y4m(), "--keep", "0.98"),
         "a map of many qindex": lambda p: p.map_of(p.y4m(), "--threshold", 0.1, "--qindex", "q.npy"),
         "a threshold without a map": lambda p: p.predict(p.y4m(), "--threshold", 0.1),
         "probabilities without a map": lambda p: p.predict(p.y4m(), "--map-probability"),
     },
 )
+
+
+@case(USAGE, r"no threshold to keep 0\.97")
+def keep_that_the_manifest_does_not_have(p):
+    return p.map_of(p.y4m(), "--keep", "0.97")
 
 
 @case(USAGE, r"--output - and --json")

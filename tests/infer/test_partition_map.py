@@ -1,6 +1,7 @@
 """Partition maps from predictions: candidate masks, edges, batches of any size, the command line."""
 
 import io
+import json
 import subprocess
 
 import numpy as np
@@ -12,7 +13,7 @@ from infer.partition_map import UNDECIDED, MapFormat, MapWriter, candidate_masks
 from infer.session import Prediction
 from partition import Partition
 from tests.encodes import pan, write_y4m
-from tests.helpers import command
+from tests.helpers import command, copy_of, rewrite
 
 FORM = MapFormat(40, 37, 128, True)  # 3 x 3 nodes, of which 2 x 2 are whole
 
@@ -92,6 +93,20 @@ def test_predict_writes_a_map(cli, clip, tmp_path, bundle_dir):
     assert np.array_equal(found.masks[:, :2, :4], expected[:, :2, :4])
     assert len(np.unique(expected)) > 3
     assert f"restricted {np.count_nonzero(found.masks != UNDECIDED)} of 45 nodes" in mapped.out
+
+
+def test_keep_takes_the_manifests_threshold(cli, clip, tmp_path, bundle_dir):
+    bundle = copy_of(bundle_dir, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["metrics"]["keep"] = {"0.98": 0.07, "0.95": 0.2}
+    rewrite(bundle / "manifest.json", json.dumps(manifest))
+    common = ("predict", clip, "--bundle", bundle, "--output")
+    masks = []
+    for name, options in {"a": (), "b": ("--threshold", 0.07), "c": ("--keep", "0.95")}.items():
+        assert cli(*common, tmp_path / f"{name}.apm", *options).code == 0
+        masks.append(read_partition_map(tmp_path / f"{name}.apm").masks)
+    assert np.array_equal(masks[0], masks[1])
+    assert (masks[2] <= masks[0]).all() and (masks[2] < masks[0]).any()
 
 
 def test_predict_writes_a_map_to_stdout(clip, tmp_path, bundle_dir):
