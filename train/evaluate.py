@@ -33,8 +33,8 @@ def evaluate_calibrated(model: PartitionModel, pairs: RunPairs) -> tuple[Partiti
     if pairs.calib is not None:
         qindex, label = _arrays(pairs.calib)
         model = with_sharpness(model, fit_sharpness(predict_logits(model, pairs.calib), qindex, label))
-        probability, label = chain_rule(predict_logits(model, pairs.calib)), as_none(label)
-        keep, decision = fit_keep(probability, label, "calib"), fit_decision(probability, label, "calib")
+        probability, truth = chain_rule(predict_logits(model, pairs.calib)), as_none(label)
+        keep, decision = fit_keep(probability, truth, "calib"), fit_decision(probability, truth, "calib")
     return model, evaluate_logits(predict_logits(model, pairs.val), *_arrays(pairs.val), keep, decision)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -111,9 +112,9 @@ class StageNet(nn.Module):
         ten = None if self.auxiliary is None else self.auxiliary(features).float()
         total = torch.zeros((), device=features.device)
         for head, z in logits.items():
-            total = total + self._mixed(batch, lambda label, h=head, z=z: self._head_loss(h, z, label))
+            total = total + self._mixed(batch, partial(self._head_loss, head, z))
         if ten is not None:
-            total = total + self._mixed(batch, lambda label: self._ten_loss(ten, label))
+            total = total + self._mixed(batch, partial(self._ten_loss, ten))
         if batch.soft is not None:
             total = torch.lerp(total, self._distillation_loss(batch, logits, ten), self._distillation)
         return total, logits
