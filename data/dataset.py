@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -318,13 +320,18 @@ def _labelled(
     dataset: Dataset, pictures: tuple[Picture, ...]
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]]:
     """For each picture: its whole blocks [B, 16, 16], qindex [Q], labels [Q, B]."""
-    for picture in pictures:
+
+    def read(picture: Picture) -> tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]:
         luma = dataset.luma(picture)
         qindex, partition = dataset.labels(picture)
         rows, cols = partition.shape[1:]
         grid = node_grid(picture.width, picture.height)
         whole = cut_blocks(luma).reshape(*grid, 16, 16)[:rows, :cols]
-        yield whole.reshape(-1, 16, 16), qindex, partition.reshape(len(qindex), -1)
+        return whole.reshape(-1, 16, 16), qindex, partition.reshape(len(qindex), -1)
+
+    # Pictures are decoded and labels worked out mostly without the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(read, pictures)
 
 
 def class_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:

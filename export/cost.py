@@ -65,7 +65,7 @@ def chooser(lower: str, precision: str) -> Choose:
     def choose(conv: nn.Conv2d, shape: Shape, out_shape: Shape) -> bool:
         if lower != "auto":
             return lower == "gemm"
-        if not is_patchwise(conv, shape) and math.prod(shape) * math.prod(out_shape) > LARGEST_MATRIX:
+        if math.prod(shape) * math.prod(out_shape) > LARGEST_MATRIX:
             return False
         as_convolution, as_product = costs(conv, shape, out_shape, RATES[precision])
         return as_product <= as_convolution

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,14 @@ from torch import Tensor
 
 from data.dataset import BlockSet
 from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, TRANSPOSE
+from train.quantiser import scaled_qindex
 
-AUGMENTATIONS = ("none", "flips", "mixup", "cutmix")
+AUGMENTATIONS = ("none", "flips", "contrast", "mixup", "cutmix")
 SAMPLERS = ("natural", "balanced")
+CONTRAST_OCTAVES = 0.7
+"""A contrast is drawn from this many octaves down to this many up."""
+QINDEX_SEEN = (40, 248)
+"""The range that a scaled qindex stays in: outside, too few labels say what a qindex looks like."""
 MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
 
 
@@ -107,8 +112,11 @@ def flip(batch: Batch, name: str) -> Batch:
 
 
 def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batch:
-    """A batch as training sees it; every draw is for the whole batch.
+    """A batch as training sees it; every draw but those of "contrast" is for the whole batch.
 
+    "contrast" comes on top of flips too: half the blocks get light and dark swapped, which an encoder hardly minds, and
+    half another contrast together with the qindex whose quantiser step is as much larger or smaller: distortion and
+    the price of a bit grow alike, so the best partition stays.
     "flips" is one of the eight symmetries of the square; "mixup" (Zhang et al., ICLR 2018) and "cutmix" (Yun et al.,
     ICCV 2019) come on top of it, with weights from Beta(0.2, 0.2) and Beta(1, 1); "none" gives the batch back.
     """
@@ -120,8 +128,21 @@ def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batc
             batch = flip(batch, name)
     if augmentation == "flips":
         return batch
+    if augmentation == "contrast":
+        return _contrast(batch, generator)
     partner = torch.randperm(len(batch.label), generator=generator).to(batch.label.device)
     return _mix(batch, partner, generator) if augmentation == "mixup" else _cut(batch, partner, generator)
+
+
+def _contrast(batch: Batch, generator: torch.Generator) -> Batch:
+    """Blocks as float32 [N, 16, 16] around 0: the model subtracts their mean, and no value is clipped or rounded."""
+    draws = torch.rand(3, len(batch.label), generator=generator).to(batch.label.device)
+    octaves = torch.where(draws[1] < 0.5, (2.0 * draws[2] - 1.0) * CONTRAST_OCTAVES, 0.0)
+    qindex, ratio = scaled_qindex(batch.qindex, torch.exp2(octaves), *QINDEX_SEEN)
+    changed = octaves != 0.0
+    factor = torch.where(changed, ratio, 1.0) * torch.where(draws[0] < 0.5, -1.0, 1.0)
+    blocks = batch.blocks.float() * factor[:, None, None]
+    return replace(batch, blocks=blocks, qindex=torch.where(changed, qindex, batch.qindex))
 
 
 def _beta(alpha: float, generator: torch.Generator) -> float:

@@ -27,13 +27,14 @@ class TrainConfig:
         model: the shape of the model.
         stages: which of 1, 2, 3 to train, ascending.
         epochs: at most, for each stage.
+        passes: how often an epoch of stage 1 goes through the pairs; epochs of stages 2 and 3 do once.
         batch_size: pairs of (block, qindex) over all processes.
         bn_mode: "frozen", or "train" to reproduce the seed's drifting BatchNorm in stages 2 and 3.
         stage1_loss: "joint" trains the trunk with an auxiliary ten-class head too; "binary" without.
         loss, focal_gamma: loss of every head (train/losses.py).
         sampler: "natural" or "balanced" over the stage's classes, in stages 2 and 3.
-        augmentation: "flips" draws one of the square's eight symmetries for each batch; "mixup" and "cutmix" come on
-            top; "none".
+        augmentation: "flips" draws one of the square's eight symmetries for each batch; "contrast", "mixup" and
+            "cutmix" come on top (train/batches.py); "none".
         fine_tuning: what stage 2 trains besides its head: "adapters", or "full" for the trunk as well, a control after
             which stage 1's head no longer fits.
         schedule: "cosine" to zero over `epochs`, or "plateau": half after 5 epochs without gain, as the seed.
@@ -53,6 +54,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     stages: tuple[int, ...] = (1, 2, 3)
     epochs: int = 10
+    passes: int = 1
     batch_size: int = 128
     bn_mode: str = "frozen"
     stage1_loss: str = "joint"
@@ -96,6 +98,10 @@ class TrainConfig:
             raise ValueError("average is one of the numbers from 0 to below 1, distillation from 0 to 1")
         if self.calibration_pictures < 0:
             raise ValueError("calibration_pictures is one of the whole numbers from 0")
+        if self.augmentation == "contrast" and self.model.trunk == "resnet18":
+            raise ValueError("augmentation is one of the others for resnet18, which does not subtract a block's mean")
+        if self.passes < 1:
+            raise ValueError("an epoch is one pass at least")
         if self.epochs < 1 or self.batch_size < 2:
             raise ValueError("at least one epoch and two pairs to a batch")
         if self.stages not in ((1,), (2,), (3,), (2, 3), (1, 2, 3)):

@@ -27,7 +27,7 @@ from train.metrics import head_metrics, macro_f1
 from train.model import PartitionModel
 from train.stages import STAGE_HEADS, StageNet, stage_targets
 
-EVALUATION_BATCH = 2048
+EVALUATION_BATCH = {"cpu": 2048, "cuda": 16384}
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
 
@@ -59,7 +59,8 @@ def predict_logits(model: PartitionModel, data: DeviceBlocks) -> NDArray[np.floa
     """Logits of every pair in order, float32 [M, 14]; the model is left in eval mode."""
     model.eval()
     parts = [
-        model(batch.blocks, batch.qindex, data.bit_depth).float().cpu() for batch in data.in_order(EVALUATION_BATCH)
+        model(batch.blocks, batch.qindex, data.bit_depth).float().cpu()
+        for batch in data.in_order(EVALUATION_BATCH[data.device.type])
     ]
     return torch.cat(parts).numpy()
 
@@ -98,12 +99,16 @@ class StageLoop:
                 "the train split needs pictures with partitioned blocks",
             )
         torch.manual_seed(epoch_seed(config.seed, stage, 0))
-        self.net = StageNet(model.to(world.device), stage, config, label).to(world.device)
+        # cuDNN's convolutions are three times as fast in this order (docs/LOG.md).
+        order = torch.channels_last if world.device.type == "cuda" else torch.contiguous_format
+        self.net = StageNet(model, stage, config, label).to(world.device).to(memory_format=order)  # type: ignore[call-overload]
         self._parallel = world.wrap(self.net)
         self._average = None
         if config.average:
             self._average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
-        self.optimizer = torch.optim.AdamW(self.net.parameter_groups(config), weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameter_groups(config), weight_decay=config.weight_decay, fused=world.device.type == "cuda"
+        )
         self.scheduler = self._make_scheduler()
         self.state = StageState()
 
@@ -124,7 +129,9 @@ class StageLoop:
 
     def _batches(self, generator: torch.Generator) -> list[Tensor]:
         sampler = self.config.sampler if self.stage > 1 else "natural"
-        batches = epoch_indices(self._targets, sampler, self.config.batch_size, generator)
+        passes = range(self.config.passes if self.stage == 1 else 1)
+        size = self.config.batch_size
+        batches = [b for _ in passes for b in epoch_indices(self._targets, sampler, size, generator)]
         # Every process needs two pairs for its BatchNorm.
         return [b for b in batches if len(b) >= 2 * self.world.size] if self.world.size > 1 else batches
 
