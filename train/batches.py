@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -107,8 +108,13 @@ def flip(batch: Batch, name: str) -> Batch:
         "up-down": lambda b: b.flip(1),
         "transpose": lambda b: b.transpose(1, 2),
     }[name](batch.blocks)
-    table = torch.from_numpy(_LABEL_TABLES[name].astype(np.int64)).to(batch.label.device)
-    return Batch(blocks, batch.qindex, table[batch.label])
+    return Batch(blocks, batch.qindex, _label_table(name, batch.label.device)[batch.label])
+
+
+@cache
+def _label_table(name: str, device: torch.device) -> Tensor:
+    """Kept on the device: copying it there for each batch would make a GPU wait."""
+    return torch.from_numpy(_LABEL_TABLES[name].astype(np.int64)).to(device)
 
 
 def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batch:
@@ -129,14 +135,17 @@ def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batc
     if augmentation == "flips":
         return batch
     if augmentation == "contrast":
-        return _contrast(batch, generator)
+        return _contrast(batch)
     partner = torch.randperm(len(batch.label), generator=generator).to(batch.label.device)
     return _mix(batch, partner, generator) if augmentation == "mixup" else _cut(batch, partner, generator)
 
 
-def _contrast(batch: Batch, generator: torch.Generator) -> Batch:
-    """Blocks as float32 [N, 16, 16] around 0: the model subtracts their mean, and no value is clipped or rounded."""
-    draws = torch.rand(3, len(batch.label), generator=generator).to(batch.label.device)
+def _contrast(batch: Batch) -> Batch:
+    """Blocks as float32 [N, 16, 16], below 0 too: the model subtracts their mean, and no value is clipped or rounded.
+
+    Draws come from the device's own generator, which each epoch seeds, as dropout's do.
+    """
+    draws = torch.rand(3, len(batch.label), device=batch.label.device)
     octaves = torch.where(draws[1] < 0.5, (2.0 * draws[2] - 1.0) * CONTRAST_OCTAVES, 0.0)
     qindex, ratio = scaled_qindex(batch.qindex, torch.exp2(octaves), *QINDEX_SEEN)
     changed = octaves != 0.0

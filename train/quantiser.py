@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,11 @@ def scaled_qindex(qindex: Tensor, scale: Tensor, low: int, high: int) -> tuple[T
     Returns:
         int64 [N], and float32 [N].
     """
-    steps = torch.tensor(AC_STEP, dtype=torch.float32, device=qindex.device)
+    steps = _steps(qindex.device)
     chosen = torch.searchsorted(steps, steps[qindex] * scale).clamp(low, high)
     return chosen, steps[chosen] / steps[qindex]
+
+
+@cache
+def _steps(device: torch.device) -> Tensor:
+    return torch.tensor(AC_STEP, dtype=torch.float32, device=device)
