@@ -32,11 +32,11 @@ def calibration_pictures(names: Sequence[str], count: int) -> tuple[str, ...]:
     """The `count` names with the smallest SHA-256, in the order of `names`.
 
     Raises:
-        InputError: if fewer than two names would be left to train on.
+        InputError: if none would be left to train on.
     """
-    if count > max(0, len(names) - 2):
+    if count >= len(names):
         message = f"{count} of {len(names)} train pictures cannot be set aside to calibrate on"
-        raise InputError(message, "leave two at least to train on")
+        raise InputError(message, "leave one at least to train on")
     chosen = set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
     return tuple(name for name in names if name in chosen)
 

@@ -20,7 +20,8 @@ class Teacher:
     """A finished model that says how likely each partition of a batch is."""
 
     def __init__(self, model: PartitionModel, device: torch.device, autocast: bool) -> None:
-        self._model = model.to(device).eval().requires_grad_(False)
+        order = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self._model = model.eval().requires_grad_(False).to(device).to(memory_format=order)  # type: ignore[call-overload]
         self._device, self._autocast = device, autocast
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from train.freeze import FrozenBatchNorm2d, batch_norms, freeze, same_state, tru
 from train.model import ModelConfig
 from train.stages import StageNet
 
-TRUNKS = ("compact", "resnet18")
+TRUNKS = ("compact", "accurate", "resnet18")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 

@@ -10,7 +10,7 @@ import partition
 from train.freeze import batch_norms, freeze, parameter_count
 from train.model import ADAPTERS, ModelConfig, PartitionModel, chain_rule
 
-TRUNKS = ("compact", "resnet18")
+TRUNKS = ("compact", "accurate", "resnet18")
 
 
 def make(**config):
