@@ -29,6 +29,8 @@ RUNTIME_NAMES = (
 TRUNK_NAMES = ("compact", "accurate", "resnet18")
 LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
 DEFAULT_BUNDLE = Path("bundles/default")
+BUNDLE_HELP = f"Default: {DEFAULT_BUNDLE} if it is there, else the shipped models/compact."
+SHIPPED_BUNDLE = Path(__file__).resolve().parent / "models" / "compact"
 _ENGINE_OPTIONS = (
     "engine_input",
     "min_batch",
@@ -59,6 +61,14 @@ def _config(build: Callable[[], Any]) -> Any:
 
 def _was_given(context: click.Context, parameter: click.Parameter) -> bool:
     return context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+
+
+def _bundle(named: Path | None, say: Callable[[str], None] = _say) -> Path:
+    """The bundle that was named; else the default one; else, where nothing was exported, the shipped one."""
+    if named is not None or DEFAULT_BUNDLE.exists() or not SHIPPED_BUNDLE.exists():
+        return named or DEFAULT_BUNDLE
+    say(f"no bundle named, and no {DEFAULT_BUNDLE} here: the shipped {SHIPPED_BUNDLE}")
+    return SHIPPED_BUNDLE
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
@@ -273,7 +283,7 @@ def _engines(
 
 @main.command()
 @click.argument("source", metavar="BLOCKS.npy|FRAMES", type=folder)
-@click.option("--bundle", "bundle_dir", type=folder, default=DEFAULT_BUNDLE)
+@click.option("--bundle", "bundle_dir", type=folder, help=BUNDLE_HELP)
 @click.option("--qindex", default="128", help="One value, or a .npy of one for each block.")
 @click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), default="8", help="Of a .npy or of raw frames.")
 @click.option("--size", help="WIDTHxHEIGHT of raw frames (.yuv, .raw).")
@@ -295,7 +305,7 @@ def _engines(
 @json_option
 def predict(
     source: Path,
-    bundle_dir: Path,
+    bundle_dir: Path | None,
     qindex: str,
     bit_depth: str,
     size: str | None,
@@ -331,11 +341,12 @@ def predict(
     if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
         raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
     map_task = _map_task(blocks, target, qindex, keep, threshold, map_probability)
-    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity, map_task)
     to_stdout = map_task is not None and map_task.to_stdout
     if to_stdout and as_json:
         raise UsageError("--output - and --json both want stdout", "name a file")
-    outcome = predict_source(blocks, task, ProgressLine(), partial(click.echo, err=True) if to_stdout else _say)
+    say = partial(click.echo, err=True) if to_stdout else _say
+    task = PredictTask(_bundle(bundle_dir, say), target, qindex, runtime, precision, check_parity, map_task)
+    outcome = predict_source(blocks, task, ProgressLine(), say)
     _finish(as_json, outcome.to_json())
 
 
@@ -488,28 +499,28 @@ def dataset_show(dataset_dir: Path, names: tuple[str, ...], output_dir: Path | N
 
 
 @main.command()
-@click.argument("bundle_dir", metavar="BUNDLE", type=folder)
+@click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, required=False)
 @click.option("--output-dir", type=folder, help="Where to draw <file>.<runtime>.parity.png.")
 @json_option
-def verify(bundle_dir: Path, output_dir: Path | None, as_json: bool) -> None:
+def verify(bundle_dir: Path | None, output_dir: Path | None, as_json: bool) -> None:
     """Check a bundle's hashes, then its parity on this machine beside the export's; needs no torch."""
     from infer.verify import verify_bundle
 
-    verification = verify_bundle(bundle_dir, _say, output_dir)
+    verification = verify_bundle(_bundle(bundle_dir), _say, output_dir)
     _finish(as_json, verification.to_json())
     verification.raise_failures()
 
 
 @main.command()
-@click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, default=DEFAULT_BUNDLE)
+@click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, required=False)
 @click.option("--batch", default="8160", help="Comma-separated batch sizes.")
 @click.option("--output", type=folder, help="Default: benchmarks/results/speed_<hardware>_<yyyymm>.json.")
 @json_option
-def bench(bundle_dir: Path, batch: str, output: Path | None, as_json: bool) -> None:
+def bench(bundle_dir: Path | None, batch: str, output: Path | None, as_json: bool) -> None:
     """Time the runtimes of a bundle beside PyTorch eager of the unfolded model, in one run."""
     from benchmarks.speed import run_benchmark
 
-    result = run_benchmark(bundle_dir, _batches(batch), output, _say)
+    result = run_benchmark(_bundle(bundle_dir), _batches(batch), output, _say)
     _finish(as_json, result)
 
 

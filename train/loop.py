@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from errors import InputError, UsageError
-from partition import HEADS
+from partition import COVERED, HEADS, Partition
 from train.batches import Batch, DeviceBlocks, augment, epoch_indices
 from train.config import Progress, TrainConfig
 from train.distill import Teacher
@@ -190,20 +190,40 @@ class StageLoop:
     @property
     def judged(self) -> PartitionModel:
         """The model that is judged and kept: the averaged one, if there is one."""
+        return self._judged_net.model
+
+    @property
+    def _judged_net(self) -> StageNet:
         net = self.net if self._average is None else self._average.module
         assert isinstance(net, StageNet)
-        return net.model
+        return net
 
     def _judge(self, train_metrics: dict[str, Any]) -> dict[str, Any]:
         logits = predict_logits(self.judged, self.judge_data)
         heads = head_metrics(logits, self.judge_data.label.cpu().numpy())
         mine = {head: heads[head] for head in STAGE_HEADS[self.stage]}
-        return train_metrics | {
-            "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
-            "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
-            "heads": mine,
-            "lr": self.optimizer.param_groups[0]["lr"],
-        }
+        flat = {} if self.net.auxiliary is None else {"auxiliary_log_loss": self._auxiliary_log_loss()}
+        return (
+            train_metrics
+            | flat
+            | {
+                "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
+                "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
+                "heads": mine,
+                "lr": self.optimizer.param_groups[0]["lr"],
+            }
+        )
+
+    @torch.no_grad()
+    def _auxiliary_log_loss(self) -> float:
+        """Ten-class log loss of the auxiliary head, in nats: what stages 2 and 3 have to come up to."""
+        net = self._judged_net
+        total = 0.0
+        for batch in self.judge_data.in_order(EVALUATION_BATCH[self.judge_data.device.type]):
+            plain = torch.where(batch.label == COVERED, int(Partition.NONE), batch.label)
+            logits = net.auxiliary_logits(batch, self.judge_data.bit_depth)
+            total += float(torch.nn.functional.cross_entropy(logits, plain, reduction="sum"))
+        return total / len(self.judge_data)
 
     def _record(self, entry: dict[str, Any]) -> None:
         state, key, sign = self.state, *(("val_loss", -1) if self.config.select == "loss" else ("val_macro_f1", 1))

@@ -119,6 +119,11 @@ class StageNet(nn.Module):
             total = torch.lerp(total, self._distillation_loss(batch, logits, ten), self._distillation)
         return total, logits
 
+    def auxiliary_logits(self, batch: Batch, bit_depth: int) -> Tensor:
+        """What the auxiliary head of stage 1 says, float32 [N, 10]."""
+        assert self.auxiliary is not None
+        return self.auxiliary(self._features(batch, bit_depth)).float()
+
     def _distillation_loss(self, batch: Batch, logits: dict[str, Tensor], ten: Tensor | None) -> Tensor:
         """As the loss of the labels, with a teacher's probabilities in their place, on the same pairs."""
         assert batch.soft is not None

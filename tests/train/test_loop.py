@@ -190,6 +190,20 @@ def test_what_is_frozen_stays_to_the_bit_in_the_average(data):
     assert all(torch.equal(before[k], v) for k, v in loop.judged.trunk.state_dict().items())
 
 
+def test_the_auxiliary_heads_log_loss_is_recorded_beside(data):
+    from train.metrics import as_none
+
+    loop = make_loop(data, 1, epochs=1, average=0.5)
+    [state] = list(loop.epochs(silent))
+    judged = loop._judged_net.eval()
+    batch = data[1].batch(torch.arange(len(data[1])))
+    with torch.no_grad():
+        logits = judged.auxiliary(judged.model.stage1_features(*judged.model.body(batch.blocks, batch.qindex)))
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(as_none(data[1].label.numpy())).long())
+    assert state.history[0]["auxiliary_log_loss"] == pytest.approx(float(expected), abs=1e-5)
+    assert "auxiliary_log_loss" not in make_loop(data, 1, stage1_loss="binary")._judge({})
+
+
 def test_an_epoch_of_stage_1_goes_through_the_data_as_often_as_told(data):
     visited = [torch.cat(make_loop(data, stage, epochs=1, passes=3)._batches(torch.Generator())) for stage in (1, 2)]
     assert torch.equal(torch.bincount(visited[0]), torch.full((len(data[0]),), 3))
