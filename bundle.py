@@ -230,8 +230,12 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file that appears under its name whole, when the block ends without an error, or not at all.
+
+    Args:
+        path: its name.
+        durable: wait until it is on the disk, so that not even a power failure leaves half of it.
 
     Raises:
         OutputError: if the folder cannot be made or written, or the disk is full.
@@ -242,10 +246,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with _full_disk_errors(path), os.fdopen(handle, "wb") as file:
+        with _full_disk_errors(path), os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         with output_errors(path):
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)

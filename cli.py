@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,10 @@ def _engines(
     help="auto takes the fastest that runs here, and says which.",
 )
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32")
-@click.option("--output", type=folder, help="Default: <stem>.partitions.npz beside the input.")
+@click.option("--output", type=folder, help="Default: <stem>.partitions.npz beside the input; .apm: a partition map.")
+@click.option("--keep", help="Of a map: share of true types to keep, such as 0.98, by the manifest's thresholds.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Of a map, in place of --keep: the least probability.")
+@click.option("--map-probability", is_flag=True, help="Of a map: probabilities beside the masks.")
 @click.option("--check-parity", is_flag=True, help="First compare the runtime with PyTorch on these blocks.")
 @json_option
 def predict(
@@ -287,13 +291,17 @@ def predict(
     runtime: str,
     precision: str,
     output: Path | None,
+    keep: str | None,
+    threshold: float | None,
+    map_probability: bool,
     check_parity: bool,
     as_json: bool,
 ) -> None:
     """Predict the partition of every 16x16 block.
 
     BLOCKS.npy holds raw samples [N, 16, 16] or [N, 1, 16, 16], uint8 or uint16; FRAMES is a Y4M, raw YUV, picture or
-    video, whose blocks are cut here.
+    video, whose blocks are cut here. An --output that ends in .apm is a partition map for encoders; `-` writes one to
+    stdout, frame by frame, and all messages to stderr.
     """
     from infer.predict import PredictTask, predict_source
     from infer.source import BlockSource
@@ -310,9 +318,37 @@ def predict(
     target = output or source.with_suffix(".partitions.npz")
     if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
         raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
-    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity)
-    outcome = predict_source(blocks, task, ProgressLine(), _say)
+    map_task = _map_task(blocks, target, qindex, keep, threshold, map_probability)
+    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity, map_task)
+    to_stdout = map_task is not None and map_task.to_stdout
+    if to_stdout and as_json:
+        raise UsageError("--output - and --json both want stdout", "name a file")
+    outcome = predict_source(blocks, task, ProgressLine(), partial(click.echo, err=True) if to_stdout else _say)
     _finish(as_json, outcome.to_json())
+
+
+def _map_task(
+    blocks: Any, target: Path, qindex: str, keep: str | None, threshold: float | None, probability: bool
+) -> Any:
+    """The MapTask of `predict`, or None if --output is no partition map."""
+    from data.frame_blocks import FrameBlocks
+    from infer.partition_map import SUFFIX, MapFormat
+    from infer.predict import MapTask
+
+    to_stdout = str(target) == "-"
+    if not to_stdout and target.suffix.lower() != SUFFIX:
+        if keep is not None or threshold is not None or probability:
+            options = "--keep, --threshold and --map-probability"
+            raise UsageError(f"{options} are of a partition map", f"write one with --output FILE{SUFFIX}")
+        return None
+    if keep is not None and threshold is not None:
+        raise UsageError("a partition map has one threshold, by --keep or by --threshold", "give one of the two")
+    if not isinstance(blocks, FrameBlocks):
+        raise UsageError("a partition map is of frames, and this input is blocks", "give a Y4M, raw YUV or video")
+    if not (qindex.isdecimal() and int(qindex) <= 255):
+        raise UsageError(f"a partition map has one qindex, and --qindex is {qindex}", "give a number from 0 to 255")
+    form = MapFormat(blocks.format.width, blocks.format.height, int(qindex), probability)
+    return MapTask(form, keep or "0.98", threshold, to_stdout)
 
 
 def _raw_format(size: str | None, bit_depth: int, chroma: str) -> Any:

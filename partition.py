@@ -175,14 +175,14 @@ def candidate_sets(probability: NDArray[np.floating], threshold: float) -> NDArr
     """Which partitions are worth trying: NONE, and every type whose probability is at least the threshold.
 
     Args:
-        probability: float [N, 10].
+        probability: float [..., 10].
         threshold: 0-1.
 
     Returns:
-        bool [N, 10].
+        bool [..., 10].
     """
     sets = probability >= threshold
-    sets[:, Partition.NONE] = True
+    sets[..., Partition.NONE] = True
     return sets
 
 
