@@ -16,7 +16,8 @@ from typing import Any
 from train.config import TrainConfig
 from train.model import ModelConfig
 
-BASE = TrainConfig(stages=(2,), loss="focal", sampler="balanced", select="f1", patience=8)
+RATE = 2e-3
+BASE = TrainConfig(stages=(2,), loss="focal", sampler="balanced", select="f1", patience=8, lr=RATE)
 NEVER = 10**6
 
 
@@ -37,8 +38,8 @@ class ExperimentSettings:
     dataset_dir: Path
     output_dir: Path
     nodes: int = 100_000
-    stage1_epochs: int = 8
-    epochs: int = 12
+    stage1_epochs: int = 6
+    epochs: int = 10
     batch_size: int = 1024
     device: str = "auto"
 
@@ -94,6 +95,8 @@ def stage1_config(trunk: str, settings: ExperimentSettings, seed: int) -> TrainC
         epochs=settings.stage1_epochs,
         batch_size=settings.batch_size,
         stage1_loss="binary" if trunk == "resnet18" else "joint",
+        trunk_lr=RATE,
+        lr=RATE,
         patience=NEVER,
         seed=seed,
     )
