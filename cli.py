@@ -153,7 +153,7 @@ def train(
 
 
 @main.command()
-@click.argument("name", type=click.Choice([*EXPERIMENT_NAMES, "all"]))
+@click.argument("name", metavar="NAME", type=click.Choice([*EXPERIMENT_NAMES, "all"]))
 @click.option("--dataset-dir", type=folder, default=Path("data/sample"))
 @click.option("--output-dir", type=folder, default=Path("runs/experiments"), help="Finished runs; they are kept.")
 @click.option("--results-dir", type=folder, default=Path("benchmarks/results"), help="Where JSON and PNG go.")
@@ -175,7 +175,10 @@ def experiment(
     as_json: bool,
     **plain: Any,
 ) -> None:
-    """Compare arms over several seeds, paired: a table with intervals, JSON and PNG. Finished runs are kept."""
+    """Compare the arms of an experiment over several seeds, paired: a table with intervals, JSON and PNG.
+
+    NAME is bn, adapter-reduction, adapters, loss, augmentation, or all. Finished runs are kept, and not run again.
+    """
     from train.experiments.arms import ExperimentSettings
     from train.experiments.command import run_experiments
 
