@@ -53,6 +53,21 @@ OPTIONS = {
         "--resume": False,
         "--json": False,
     },
+    "experiment": {
+        "NAME": None,
+        "--dataset-dir": "data/sample",
+        "--output-dir": "runs/experiments",
+        "--results-dir": "benchmarks/results",
+        "--nodes": 100_000,
+        "--stage1-epochs": 6,
+        "--epochs": 10,
+        "--batch-size": 1024,
+        "--seeds": None,
+        "--jobs": 1,
+        "--device": "auto",
+        "--finished-only": False,
+        "--json": False,
+    },
     "evaluate": {
         "RUN_OR_BUNDLE": None,
         "--dataset-dir": "data/sample",
@@ -82,7 +97,7 @@ OPTIONS = {
     },
     "predict": {
         "BLOCKS.npy|FRAMES": None,
-        "--bundle": "bundles/default",
+        "--bundle": None,
         "--qindex": "128",
         "--bit-depth": "8",
         "--size": None,
@@ -90,11 +105,14 @@ OPTIONS = {
         "--runtime": "auto",
         "--precision": "fp32",
         "--output": None,
+        "--keep": None,
+        "--threshold": None,
+        "--map-probability": False,
         "--check-parity": False,
         "--json": False,
     },
-    "verify": {"BUNDLE": None, "--output-dir": None, "--json": False},
-    "bench": {"[BUNDLE]": "bundles/default", "--batch": "8160", "--output": None, "--json": False},
+    "verify": {"[BUNDLE]": None, "--output-dir": None, "--json": False},
+    "bench": {"[BUNDLE]": None, "--batch": "8160", "--output": None, "--json": False},
     "dataset build": {
         "[VIDEO]...": None,
         "--output-dir": None,
@@ -321,6 +339,20 @@ def test_predict_says_what_it_reads_uses_and_writes(cli, blocks, bundle_dir, run
     counts = dict(zip(PARTITION_NAMES, np.bincount(partition, minlength=10).tolist(), strict=True))
     assert ended.json["counts"] == counts and len(set(partition)) > 3
     assert ended.json["blocks"] == 600 and ended.json["parity"]["count"] == 600
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_shipped_bundle_stands_in_where_none_was_named_or_exported(
+    cli, blocks, bundle_dir, tmp_path, monkeypatch, there
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "SHIPPED_BUNDLE", bundle_dir)
+    if there:
+        shutil.copytree(bundle_dir, tmp_path / "bundles" / "default")
+    ended = cli("predict", blocks, "--output", tmp_path / "out.npz")
+    assert ended.code == 0
+    assert (f"no bundles/default here: the shipped {bundle_dir}" in ended.out) is not there
+    assert cli("verify").code == 0
 
 
 def test_verify_says_what_it_reads_and_uses(cli, bundle_dir, tmp_path):
