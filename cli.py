@@ -252,6 +252,7 @@ def evaluate(
 @click.option("--fold-bn", is_flag=True, help="Fold BatchNorm into the convolutions and compile.")
 @click.option("--lower", type=click.Choice(["auto", "conv", "gemm"]), default="auto", help="Convolutions as products.")
 @click.option("--precision", default="fp32", help="Comma-separated.")
+@click.option("--onnx-input", default="uint8,int32", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
 @click.option("--package", type=click.Choice(["none", "cpu", "cuda"]), default="none", help="AOTInductor, for here.")
 @click.option("--engine", type=click.Choice(["none", "tensorrt", "tensorrt-rtx"]), default="none")
 @click.option("--engine-input", default="uint8", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
@@ -274,6 +275,7 @@ def export(
     fold_bn: bool,
     lower: str,
     precision: str,
+    onnx_input: str,
     package: str,
     engine: str,
     triton: Path | None,
@@ -284,7 +286,8 @@ def export(
     from export.run import ExportTask, export_run
 
     engines = _engines(engine, **engine_options)
-    task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package)
+    forms = tuple(onnx_input.split(","))
+    task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package, forms)
     manifest = export_run(task, _say, ProgressLine())
     if triton is not None:
         from bundle import Bundle

@@ -84,6 +84,7 @@ OPTIONS = {
         "--precision": "fp32",
         "--json": False,
         "--package": "none",
+        "--onnx-input": "uint8,int32",
         "--engine": "none",
         "--engine-input": "uint8",
         "--min-batch": 1,

@@ -73,7 +73,7 @@ def _no_figures(monkeypatch):
 
 def test_a_run_folder_holds_what_design_says_and_nothing_else(finished):
     names = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
-    pictures = {"stage1_curves.png", "stage2_curves.png", "stage3_curves.png", "confusion.png"}
+    pictures = {"stage1_curves.png", "stage2_curves.png", "stage3_curves.png", "confusion.png", "candidates.png"}
     assert names == {"model.safetensors", "run.json", "stage2_adapter/stage2_adapter_metrics.json"} | pictures
     for name in pictures:
         with Image.open(finished / name) as image:
