@@ -65,12 +65,13 @@ struct av1part_model {
     size_t owned_size;
 };
 
-/* e^x to 1e-7, without a call, so that loops over it become vectors: 2^n by the exponent, the rest by its series. */
+#define LEAST -87.0f
+
+/* e^x to 1e-7 of itself for LEAST <= x <= -LEAST, without a call or a branch, so that loops over it
+ * become vectors: 2^n by the exponent, with n the whole number that x log2(e) is next to, and the rest by its series. */
 static inline float exponential(float x)
 {
-    x = x > -87.0f ? x : -87.0f;
-    x = x < 88.0f ? x : 88.0f;
-    const int32_t n = (int32_t)(x * 1.44269504f + (x > 0 ? 0.5f : -0.5f));
+    const int32_t n = (int32_t)(x * 1.44269504f + 128.5f) - 128;
     const float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
     const float series = 1.0f / 2 + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))));
     const uint32_t bits = (uint32_t)(n + 127) << 23;
@@ -509,7 +510,7 @@ static void softmax(const float *logit, int count, float *share)
     for (int i = 1; i < count; i++)
         top = logit[i] > top ? logit[i] : top;
     for (int i = 0; i < count; i++)
-        sum += share[i] = exponential(logit[i] - top);
+        sum += share[i] = exponential(logit[i] - top > LEAST ? logit[i] - top : LEAST);
     for (int i = 0; i < count; i++)
         share[i] /= sum;
 }

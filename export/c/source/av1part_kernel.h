@@ -64,41 +64,51 @@ TARGET static void NAME(sum_bytes)(const float *from, const void *weights, const
         }
 }
 
-/* What follows the sum of output i, its slot `sum`: out = act((sum + bias + pre) scale + shift), as floats and bytes. */
-TARGET static void NAME(finish)(const struct op *op, float *slots, uint32_t i, float bias, const float *sum)
+/* What follows the sums [count][LANES] of outputs from i on: out = act((sum + bias + pre) scale + shift), kept in `out`,
+ * which may be the sums, and written as floats and bytes. One bound a loop: GCC makes no vectors of two. */
+TARGET static void NAME(finish)(const struct op *op, float *slots, uint32_t i, uint32_t count, const float *bias,
+                                const float *sums, float *out)
 {
     static const float none[LANES] = {0};
-    float ones[LANES], out[LANES];
-    for (int l = 0; l < LANES; l++)
+    float ones[LANES];
+    for (uint32_t l = 0; l < LANES; l++)
         ones[l] = 1.0f;
-    const float *pre = beside(&op->pre, slots, i, LANES, none);
-    const float *scale = beside(&op->scale, slots, i, LANES, ones);
-    const float *shift = beside(&op->shift, slots, i, LANES, none);
-    for (int l = 0; l < LANES; l++)
-        out[l] = (sum[l] + bias + pre[l]) * scale[l] + shift[l];
-    if (op->act == RELU)
-        for (int l = 0; l < LANES; l++)
-            out[l] = out[l] > 0 ? out[l] : 0;
-    else if (op->act == SIGMOID)
-        for (int l = 0; l < LANES; l++)
-            out[l] = 1 / (1 + exponential(-out[l]));
-    if (op->to != NOWHERE)
-        memcpy(slots + (size_t)(op->to + i) * LANES, out, sizeof out);
-    if (op->to_bytes != NOWHERE) {
-        float *word = slots + (size_t)(op->to_bytes + i / 4) * LANES;
-        uint32_t bytes[LANES];
-        for (int l = 0; l < LANES; l++) {
-            float q = out[l] * op->inverse + op->zero;
-            q = q > 0 ? q : 0;
-            bytes[l] = (uint32_t)(int32_t)((q < 255 ? q : 255) + 0.5f) << 8 * (i % 4);
+    for (uint32_t o = 0; o < count; o++) {
+        const float *pre = beside(&op->pre, slots, i + o, LANES, none);
+        const float *scale = beside(&op->scale, slots, i + o, LANES, ones);
+        const float *shift = beside(&op->shift, slots, i + o, LANES, none);
+        const float *sum = sums + o * LANES, more = bias ? bias[o] : 0;
+        float *value = out + o * LANES;
+        for (uint32_t l = 0; l < LANES; l++)
+            value[l] = (sum[l] + more + pre[l]) * scale[l] + shift[l];
+        if (op->act == RELU)
+            for (uint32_t l = 0; l < LANES; l++)
+                value[l] = value[l] > 0 ? value[l] : 0;
+        if (op->act == SIGMOID) {
+            for (uint32_t l = 0; l < LANES; l++)
+                value[l] = value[l] > LEAST ? value[l] : LEAST;
+            for (uint32_t l = 0; l < LANES; l++)
+                value[l] = value[l] < -LEAST ? value[l] : -LEAST;
+            for (uint32_t l = 0; l < LANES; l++)
+                value[l] = 1 / (1 + exponential(-value[l]));
         }
-        if (i % 4) {
-            uint32_t lower[LANES];
-            memcpy(lower, word, sizeof lower);
-            for (int l = 0; l < LANES; l++)
-                bytes[l] |= lower[l];
-        }
-        memcpy(word, bytes, sizeof bytes);
+        if (op->to != NOWHERE)
+            memcpy(slots + (size_t)(op->to + i + o) * LANES, value, LANES * sizeof *value);
+    }
+    for (uint32_t o = 0; o < count && op->to_bytes != NOWHERE; o += 4) {
+        const float inverse = op->inverse, zero = op->zero;
+        float *q = out + o * LANES;
+        uint32_t four[LANES];
+        for (uint32_t l = 0; l < 4 * LANES; l++)
+            q[l] = q[l] * inverse + zero + 0.5f;
+        for (uint32_t l = 0; l < 4 * LANES; l++)
+            q[l] = q[l] > 0 ? q[l] : 0;
+        for (uint32_t l = 0; l < 4 * LANES; l++)
+            q[l] = q[l] < 255.5f ? q[l] : 255.5f;
+        for (uint32_t l = 0; l < LANES; l++)
+            four[l] = (uint32_t)((int32_t)q[l] | (int32_t)q[LANES + l] << 8 | (int32_t)q[2 * LANES + l] << 16) |
+                      (uint32_t)(int32_t)q[3 * LANES + l] << 24;
+        memcpy(slots + (size_t)(op->to_bytes + (i + o) / 4) * LANES, four, sizeof four);
     }
 }
 
@@ -122,8 +132,7 @@ TARGET static void NAME(product)(const struct av1part_model *model, const struct
                 NAME(sum_bytes)(from, weights, runs, sums, unit);
             else
                 NAME(sum_floats)(from, weights, runs, sums);
-            for (uint32_t o = 0; o < count; o++)
-                NAME(finish)(op, slots, patch * op->out + first + o, bias ? bias[first + o] : 0, sums + o * LANES);
+            NAME(finish)(op, slots, patch * op->out + first, count, bias ? bias + first : NULL, sums, sums);
         }
         for (uint32_t left = *runs++; left; left--, runs += 2)
             weights += (size_t)runs[1] * TOGETHER;
@@ -160,8 +169,10 @@ TARGET static void NAME(run)(const struct av1part_model *model, float *arena, si
             if (op->kind == MAXIMUM) {
                 NAME(maximum)(model, op, slots);
             } else if (op->kind == APPLY) {
-                for (uint32_t i = 0; i < op->out; i++)
-                    NAME(finish)(op, slots, i, 0, slots + (size_t)(op->from + i) * LANES);
+                float out[TOGETHER * LANES];
+                for (uint32_t i = 0; i < op->out; i += TOGETHER)
+                    NAME(finish)(op, slots, i, op->out - i < TOGETHER ? op->out - i : TOGETHER, NULL,
+                                 slots + (size_t)(op->from + i) * LANES, out);
             } else {
                 const float *table = (const float *)(const void *)(model->words + op->weights);
                 for (int l = 0; l < LANES; l++) {
