@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from errors import FULL_DISK, ArtefactError, InputError, MissingComponentError, OutputError
+from errors import FULL_DISK, ArtefactError, InputError, MissingComponentError, OutputError, UsageError
 from partition import PARTITION_NAMES
 
 MANIFEST_FILE = "manifest.json"
@@ -94,6 +94,21 @@ class Manifest:
     metrics: dict[str, Any]
     versions: dict[str, str]
 
+    def threshold(self, share: str) -> float:
+        """The threshold of candidate sets that keeps that share of true types, 0-1 (docs/DESIGN.md, Candidate sets).
+
+        Args:
+            share: such as "0.98".
+
+        Raises:
+            UsageError: if the manifest names none for it.
+        """
+        keep = self.metrics.get("keep", {})
+        if share not in keep:
+            have = f"it has {', '.join(keep)}" if keep else "it has none: train again"
+            raise UsageError(f"the bundle has no threshold to keep {share} of the true types", have)
+        return float(keep[share])
+
     def to_json(self) -> str:
         """The manifest as indented JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -125,6 +140,9 @@ class Manifest:
             _check_types(entry)
         if manifest.classes != PARTITION_NAMES:
             raise ValueError("its classes are not those of this version")
+        keep = manifest.metrics.get("keep", {})
+        if not isinstance(keep, dict) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in keep.values()):
+            raise ValueError("its thresholds of candidate sets are not numbers from 0 to 1")
         return manifest
 
 
@@ -212,8 +230,12 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file that appears under its name whole, when the block ends without an error, or not at all.
+
+    Args:
+        path: its name.
+        durable: wait until it is on the disk, so that not even a power failure leaves half of it.
 
     Raises:
         OutputError: if the folder cannot be made or written, or the disk is full.
@@ -224,10 +246,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with _full_disk_errors(path), os.fdopen(handle, "wb") as file:
+        with _full_disk_errors(path), os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         with output_errors(path):
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)

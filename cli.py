@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ RUNTIME_NAMES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
 DEFAULT_BUNDLE = Path("bundles/default")
 _ENGINE_OPTIONS = (
     "engine_input",
@@ -84,13 +86,15 @@ def main(debug: bool) -> None:
 @click.option("--epochs", type=click.IntRange(1), default=3, help="At most, for each stage.")
 @click.option("--batch-size", type=click.IntRange(2), default=128)
 @click.option("--adapter-reduction", type=click.IntRange(1), default=4, help="Width of the trunk over the adapters'.")
-@click.option("--adapters", type=click.Choice(["series", "none"]), default="series", help="none: heads alone.")
+@click.option("--adapters", type=click.Choice(["series", "parallel", "lora", "none"]), default="series")
 @click.option("--bn-mode", type=click.Choice(["frozen", "train"]), default="frozen", help="train: the seed's bug.")
 @click.option("--stage1-loss", type=click.Choice(["joint", "binary"]), help="Default: joint; binary for resnet18.")
-@click.option("--loss", type=click.Choice(["cross-entropy", "focal", "cb-focal", "poly", "label-smoothing"]))
+@click.option(
+    "--loss", type=click.Choice(["cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing"])
+)
 @click.option("--focal-gamma", type=click.FloatRange(0), default=2.0)
 @click.option("--sampler", type=click.Choice(["natural", "balanced"]), default="natural", help="In stages 2 and 3.")
-@click.option("--augmentation", type=click.Choice(["flips", "none"]), default="flips")
+@click.option("--augmentation", type=click.Choice(["flips", "mixup", "cutmix", "none"]), default="flips")
 @click.option("--schedule", type=click.Choice(["cosine", "plateau"]), default="cosine")
 @click.option("--trunk-lr", type=float, default=1e-3)
 @click.option("--lr", type=float, default=1e-3, help="Of heads, adapters and the qindex embedding.")
@@ -151,7 +155,7 @@ def train(
 @click.argument("run_or_bundle", type=folder)
 @click.option("--dataset-dir", type=folder, default=Path("data/sample"))
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="val")
-@click.option("--output", type=folder, help="PNG of the confusion matrix to write.")
+@click.option("--output", type=folder, help="PNG of the confusion matrix; <stem>.candidates.png beside it.")
 @click.option("--overlay", nargs=2, type=str, metavar="PICTURE PNG", help="Draw one picture's partitions instead.")
 @json_option
 def evaluate(
@@ -174,10 +178,12 @@ def evaluate(
     report = evaluate_artefact(run_or_bundle, dataset_dir, split, ProgressLine(), _say)
     _say(table(report))
     if output is not None:
-        from train.curves import draw_confusion, save_figure
+        from train.curves import draw_candidates, draw_confusion, save_figure
 
-        save_figure(draw_confusion(report["all"], f"{split} split, covered counted as NONE"), output)
-        _say(f"wrote {output}")
+        title, beside = f"{split} split, covered counted as NONE", output.with_suffix(".candidates.png")
+        save_figure(draw_confusion(report["all"], title), output)
+        save_figure(draw_candidates(report, title), beside)
+        _say(f"wrote {output} and {beside}")
     return _finish(as_json, {"artefact": str(run_or_bundle), "split": split, "evaluation": report})
 
 
@@ -269,7 +275,10 @@ def _engines(
     help="auto takes the fastest that runs here, and says which.",
 )
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32")
-@click.option("--output", type=folder, help="Default: <stem>.partitions.npz beside the input.")
+@click.option("--output", type=folder, help="Default: <stem>.partitions.npz beside the input; .apm: a partition map.")
+@click.option("--keep", help="Of a map: share of true types to keep, such as 0.98, by the manifest's thresholds.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Of a map, in place of --keep: the least probability.")
+@click.option("--map-probability", is_flag=True, help="Of a map: probabilities beside the masks.")
 @click.option("--check-parity", is_flag=True, help="First compare the runtime with PyTorch on these blocks.")
 @json_option
 def predict(
@@ -282,13 +291,17 @@ def predict(
     runtime: str,
     precision: str,
     output: Path | None,
+    keep: str | None,
+    threshold: float | None,
+    map_probability: bool,
     check_parity: bool,
     as_json: bool,
 ) -> None:
     """Predict the partition of every 16x16 block.
 
     BLOCKS.npy holds raw samples [N, 16, 16] or [N, 1, 16, 16], uint8 or uint16; FRAMES is a Y4M, raw YUV, picture or
-    video, whose blocks are cut here.
+    video, whose blocks are cut here. An --output that ends in .apm is a partition map for encoders; `-` writes one to
+    stdout, frame by frame, and all messages to stderr.
     """
     from infer.predict import PredictTask, predict_source
     from infer.source import BlockSource
@@ -305,9 +318,37 @@ def predict(
     target = output or source.with_suffix(".partitions.npz")
     if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
         raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
-    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity)
-    outcome = predict_source(blocks, task, ProgressLine(), _say)
+    map_task = _map_task(blocks, target, qindex, keep, threshold, map_probability)
+    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity, map_task)
+    to_stdout = map_task is not None and map_task.to_stdout
+    if to_stdout and as_json:
+        raise UsageError("--output - and --json both want stdout", "name a file")
+    outcome = predict_source(blocks, task, ProgressLine(), partial(click.echo, err=True) if to_stdout else _say)
     _finish(as_json, outcome.to_json())
+
+
+def _map_task(
+    blocks: Any, target: Path, qindex: str, keep: str | None, threshold: float | None, probability: bool
+) -> Any:
+    """The MapTask of `predict`, or None if --output is no partition map."""
+    from data.frame_blocks import FrameBlocks
+    from infer.partition_map import SUFFIX, MapFormat
+    from infer.predict import MapTask
+
+    to_stdout = str(target) == "-"
+    if not to_stdout and target.suffix.lower() != SUFFIX:
+        if keep is not None or threshold is not None or probability:
+            options = "--keep, --threshold and --map-probability"
+            raise UsageError(f"{options} are of a partition map", f"write one with --output FILE{SUFFIX}")
+        return None
+    if keep is not None and threshold is not None:
+        raise UsageError("a partition map has one threshold, by --keep or by --threshold", "give one of the two")
+    if not isinstance(blocks, FrameBlocks):
+        raise UsageError("a partition map is of frames, and this input is blocks", "give a Y4M, raw YUV or video")
+    if not (qindex.isdecimal() and int(qindex) <= 255):
+        raise UsageError(f"a partition map has one qindex, and --qindex is {qindex}", "give a number from 0 to 255")
+    form = MapFormat(blocks.format.width, blocks.format.height, int(qindex), probability)
+    return MapTask(form, keep or "0.98", threshold, to_stdout)
 
 
 def _raw_format(size: str | None, bit_depth: int, chroma: str) -> Any:

@@ -39,7 +39,7 @@ class ErrorBoundary(click.Group):
             if debug:
                 traceback.print_exception(error)
             message, hint, code = _verdict(error)
-            _complain(message, hint)
+            _complain(message, "; ".join(filter(None, [*_notes(error), hint])))
             _give_up_stdout()
             sys.exit(code)
         sys.exit(0)
@@ -63,6 +63,15 @@ def _verdict(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, BrokenPipeError):
         return "what reads this output has gone", "", OutputError.exit_code
     return f"unexpected {type(error).__name__}: {error}", "run again with --debug and report it", EXIT_INTERNAL
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """What was noted on an error, or on those it came up with: such as where finished work was saved."""
+    found: list[str] = []
+    while error is not None:
+        found += getattr(error, "__notes__", [])
+        error = error.__cause__ or error.__context__
+    return list(dict.fromkeys(found))
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -67,3 +67,9 @@ class ArtefactError(ToolkitError):
 
 class ForeignArtefactError(ArtefactError):
     """An artefact is sound, but made for another GPU, driver or version of a runtime; the hint says how to remake."""
+
+
+class DeviceError(ToolkitError):
+    """The GPU or the runtime failed while it worked, with input that was in order."""
+
+    exit_code = 7

@@ -171,6 +171,21 @@ def chain_rule(logits: NDArray[np.floating]) -> NDArray[np.floating]:
     return probability
 
 
+def candidate_sets(probability: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
+    """Which partitions are worth trying: NONE, and every type whose probability is at least the threshold.
+
+    Args:
+        probability: float [..., 10].
+        threshold: 0-1.
+
+    Returns:
+        bool [..., 10].
+    """
+    sets = probability >= threshold
+    sets[..., Partition.NONE] = True
+    return sets
+
+
 def legal_partitions(block_size: BlockSize) -> tuple[Partition, ...]:
     """Partition types a node of this size may have.
 

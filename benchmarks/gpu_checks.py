@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.file_rate import write_blocks
 from bundle import Bundle
 from data.dataset import load_split, open_dataset
 from errors import MissingComponentError
@@ -45,7 +46,8 @@ class Bench(Protocol):
 def check_parity(bench: Bench, dataset: Path) -> None:
     """DESIGN's parity of every runtime on every labelled pair of a dataset; the reference is computed on the CPU."""
     opened = open_dataset(dataset)
-    splits = [load_split(opened, name) for name in ("train", "val", "test")]
+    names = sorted({picture.split for picture in opened.pictures})
+    splits = [load_split(opened, name) for name in names]
     sessions = {("fused", "fp16"): open_session(bench.bundle, "fused", SessionOptions(precision="fp16"))}
     for precision in ("fp32", "fp16"):
         try:
@@ -75,12 +77,7 @@ def time_predict(bench: Bench) -> None:
     """`predict` of a .npy of 20 million blocks, from the page cache to the result file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "blocks.npy"
-        blocks = bench.inputs(1 << 16)[0].numpy()
-        with path.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (FILE_BLOCKS, 16, 16)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, FILE_BLOCKS, len(blocks)):
-                file.write(blocks[: FILE_BLOCKS - start].data)
+        write_blocks(path, bench.inputs(1 << 16)[0].numpy(), FILE_BLOCKS)
         session = FusedSession(bench.bundle, SessionOptions(precision="fp16"))
         session.pipeline.slots(session.batch, SLOTS)
         for _ in range(2):  # the second finds the file in the page cache

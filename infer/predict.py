@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from bundle import Bundle, open_bundle
 from infer.blocks import read_qindex
 from infer.parity import ParityReport, compare, require
+from infer.partition_map import MapFormat, MapWriter, map_file
 from infer.session import Session, SessionInfo, SessionOptions, open_session
 from infer.source import BlockSource
 from infer.stream import Progress, Summary, predict_stream
@@ -22,16 +25,43 @@ PARITY_BLOCKS = 4096
 
 
 @dataclass(frozen=True)
+class MapTask:
+    """A partition map in place of a .npz.
+
+    Attributes:
+        format: of its frames.
+        keep: share of true types that the candidates are to keep, one of those that the manifest has thresholds for.
+        threshold: a type at least that likely is a candidate, 0-1, in place of the manifest's.
+        to_stdout: write frame by frame to standard output, for an encoder at the other end.
+    """
+
+    format: MapFormat
+    keep: str = "0.98"
+    threshold: float | None = None
+    to_stdout: bool = False
+
+    def open(self, output: Path, bundle: Bundle) -> AbstractContextManager[MapWriter]:
+        """The map's writer.
+
+        Raises:
+            UsageError: if the manifest has no threshold of that name.
+        """
+        threshold = bundle.manifest.threshold(self.keep) if self.threshold is None else self.threshold
+        return map_file(output, self.format, threshold, sys.stdout.buffer if self.to_stdout else None)
+
+
+@dataclass(frozen=True)
 class PredictTask:
     """One prediction.
 
     Attributes:
         bundle: the bundle folder.
-        output: the .npz to write.
+        output: the .npz or partition map to write.
         qindex: a number, or the path of a .npy.
         runtime: one of infer.session.RUNTIMES, or "auto".
         precision: "fp32", "fp16" or "int8".
         check_parity: compare the session with PyTorch on the first blocks before predicting.
+        map: write a partition map.
     """
 
     bundle: Path
@@ -40,6 +70,7 @@ class PredictTask:
     runtime: str = "auto"
     precision: str = "fp32"
     check_parity: bool = False
+    map: MapTask | None = None
 
 
 @dataclass(frozen=True)
@@ -75,15 +106,18 @@ def predict_source(
     qindex = read_qindex(task.qindex, source.count)
     announce(f"read {source.describe()}")
     bundle = open_bundle(task.bundle)
+    sink = task.map.open(task.output, bundle) if task.map else None
     session = open_session(bundle, task.runtime, SessionOptions(source.bit_depth, task.precision), announce)
     announce(f"bundle {task.bundle}, {session.info.describe()}")
     parity = _check_parity(task, bundle, session, source, qindex) if task.check_parity else None
     if parity is not None:
         announce(f"parity with PyTorch: {parity.summary()}")
-    summary = predict_stream(source, qindex, session, task.output, progress)
+    summary = predict_stream(source, qindex, session, task.output, progress, sink)
     rate = summary.blocks / summary.seconds
     announce(f"wrote {task.output}: {summary.blocks:,} blocks in {summary.seconds:.2f} s, {rate:,.0f} blocks/s")
     announce(_count_line(summary.counts))
+    if summary.note:
+        announce(summary.note)
     return Outcome(summary, session.info, parity)
 
 

@@ -5,30 +5,24 @@ read the next ║ predict ║ write the last           at the same time
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import atomic_file, output_errors
-from errors import InputError
+from errors import DeviceError
+from infer.result import result_file
 from infer.session import Batch, Fill, FlowingSession, Prediction, Session, StreamingSession
 from infer.source import BlockSource
-from partition import Partition
 
 BATCH = 8160  # a 1080p frame
-_COPY_BYTES = 1 << 20
 _BUFFERS = 3  # one that is read, one that waits, one that is worked on
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes for the same result, whenever it is written
 
 Progress = Callable[[int, int, str], None]
 
@@ -42,94 +36,35 @@ class Summary:
         seconds: wall time from the first block read to the file in place.
         counts: how often each partition type is the likeliest, int64 [10].
         output: the file written.
+        note: one more line for people, or nothing.
     """
 
     blocks: int
     seconds: float
     counts: NDArray[np.int64]
     output: Path
+    note: str = ""
 
 
-class ResultWriter:
-    """Writes `.npz` piece by piece, in memory that does not grow. Used through `result_file`.
+class Sink(Protocol):
+    """Takes predictions in order.
 
-    With a known count the probabilities go straight into the archive; without, they wait in a temporary file, since
-    an array's header comes first and holds its length. Partition ids wait anyway: an archive takes one member a time.
+    Attributes:
+        written: blocks so far.
+        counts: how often each partition type was the likeliest, int64 [10].
     """
 
-    def __init__(self, archive: zipfile.ZipFile, folder: Path, count: int | None, stack: ExitStack) -> None:
-        self._archive, self._count = archive, count
+    written: int
+    counts: NDArray[np.int64]
 
-        def spool() -> IO[bytes]:
-            return tempfile.TemporaryFile(dir=folder)
-
-        self._partition = stack.enter_context(spool())
-        self._probability = stack.enter_context(
-            spool() if count is None else _member(archive, "probability", "<f4", (count, len(Partition)))
-        )
-        self.written = 0
-        self.counts = np.zeros(len(Partition), np.int64)
+    @property
+    def note(self) -> str:
+        """One line on what was written, or nothing."""
+        ...
 
     def add(self, prediction: Prediction) -> None:
-        """Append the next blocks' results."""
-        self._probability.write(np.ascontiguousarray(prediction.probability, "<f4").data)
-        self._partition.write(prediction.partition.data)
-        self.written += len(prediction.partition)
-        self.counts += np.bincount(prediction.partition, minlength=len(Partition))
-
-    def finish(self, grid: tuple[int, int] | None) -> None:
-        """Write what waited, and for frames the map.
-
-        Raises:
-            InputError: if no block came, or not as many as were announced.
-        """
-        expected = "some" if self._count is None else f"{self._count:,}"
-        if not self.written or self.written != (self._count or self.written):
-            raise InputError(f"{self.written:,} blocks came, expected {expected}", "did the input change?")
-        if self._count is None:
-            self._copy(self._probability, "probability", "<f4", (self.written, len(Partition)))
-        else:
-            self._probability.close()
-        self._copy(self._partition, "partition", "u1", (self.written,))
-        if grid is not None:
-            self._copy(self._partition, "map", "u1", (self.written // (grid[0] * grid[1]), *grid))
-
-    def _copy(self, spool: IO[bytes], name: str, dtype: str, shape: tuple[int, ...]) -> None:
-        spool.seek(0)
-        with _member(self._archive, name, dtype, shape) as member:
-            shutil.copyfileobj(spool, member, _COPY_BYTES)
-
-
-def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
-    member = archive.open(zipfile.ZipInfo(f"{name}.npy", _ZIP_DATE), "w", force_zip64=True)
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(member, header)
-    return member
-
-
-@contextmanager
-def result_file(path: Path, count: int | None, grid: tuple[int, int] | None = None) -> Iterator[ResultWriter]:
-    """A result file that appears whole when the block ends without an error, or not at all.
-
-    Args:
-        path: of the `.npz`: partition uint8 [N], probability float32 [N, 10]; for frames also map uint8
-            [frames, rows, columns].
-        count: N, or None if it is not known yet.
-        grid: rows and columns of each frame; None without frames.
-
-    Raises:
-        OutputError: if it cannot be written.
-        InputError: if no block comes, or not as many as were announced.
-    """
-    with (
-        atomic_file(path) as file,
-        output_errors(path),
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
-        ExitStack() as stack,  # innermost: members are closed before their archive, whatever happens
-    ):
-        writer = ResultWriter(archive, path.parent, count, stack)
-        yield writer
-        writer.finish(grid)
+        """Append the next blocks' results; they are the sink's only until it returns."""
+        ...
 
 
 def predict_stream(
@@ -138,6 +73,7 @@ def predict_stream(
     session: Session,
     output: Path,
     progress: Progress,
+    sink: AbstractContextManager[Sink] | None = None,
 ) -> Summary:
     """Predict a source, batch after batch, into a result file; reading and writing go on meanwhile.
 
@@ -147,39 +83,43 @@ def predict_stream(
         session: runs them.
         output: the `.npz` to write.
         progress: told after each batch of blocks done and to come; 0 if their number is not known.
+        sink: writes `output` in place of `result_file`.
 
     Raises:
         OutputError, InputError: as result_file.
+        DeviceError: if the runtime failed on the way.
     """
     start = time.perf_counter()
-    with result_file(output, source.count, source.grid) as writer, ThreadPoolExecutor(2) as pool:
+    target = sink or result_file(output, source.count, source.grid)
+    with target as writer, ThreadPoolExecutor(2) as pool:
         done = 0
         for count in _written(session, source, qindex, writer, pool):
             done += count
             progress(done, source.count or 0, f"{done / (time.perf_counter() - start):,.0f} blocks/s")
-        counts, written = writer.counts, writer.written
-    return Summary(written, time.perf_counter() - start, counts, output)
+        counts, written, note = writer.counts, writer.written, writer.note
+    return Summary(written, time.perf_counter() - start, counts, output, note)
 
 
 def _written(
     session: Session,
     source: BlockSource,
     qindex: NDArray[np.uint8] | int,
-    writer: ResultWriter,
+    writer: Sink,
     pool: ThreadPoolExecutor,
 ) -> Iterator[int]:
     """Predict and write it all; yields the length of each part."""
     reader = source.reader() if isinstance(session, FlowingSession) and session.dtype == np.uint8 else None
     if reader is not None:
         assert isinstance(session, FlowingSession)
-        with reader as read, closing(session.flow(_filler(read, qindex), source.count or session.batch)) as predictions:
-            for prediction in predictions:
+        with reader as read, closing(session.flow(_filler(read, qindex), source.count or session.batch)) as flowing:
+            for prediction in _or_device_error(flowing, session):
                 writer.add(prediction)
                 yield len(prediction.partition)
         return
     size = session.batch if isinstance(session, StreamingSession) else BATCH
     writing: Future[None] | None = None
-    for prediction in _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex)):
+    predictions = _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex))
+    for prediction in _or_device_error(predictions, session):
         if writing is not None:
             writing.result()
         writing = pool.submit(writer.add, prediction)
@@ -192,6 +132,18 @@ def _predictions(session: Session, batches: Iterator[Batch]) -> Iterator[Predict
     if isinstance(session, StreamingSession):
         return session.stream(batches)
     return (session.predict(blocks, np.broadcast_to(qindex, len(blocks))) for blocks, qindex in batches)
+
+
+def _or_device_error(predictions: Iterator[Prediction], session: Session) -> Iterator[Prediction]:
+    """The same; what the runtime raises, such as a CUDA error, becomes a DeviceError."""
+    try:
+        yield from predictions
+    except Exception as error:
+        of_torch = isinstance(error, RuntimeError) and not isinstance(error, (NotImplementedError, RecursionError))
+        if of_torch or type(error).__module__.startswith("onnxruntime"):
+            hint = "run again; if it fails again, `cli.py verify` tells whether this machine computes right"
+            raise DeviceError(f"{session.info.runtime} failed on {session.info.device}: {error}", hint) from error
+        raise
 
 
 def _filler(read: Callable[[NDArray[np.integer]], int], qindex: NDArray[np.uint8] | int) -> Fill:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +69,14 @@ class Place:
 
     def predict(self, blocks: Path, *options) -> tuple:
         return ("predict", blocks, "--bundle", self.bundle_dir, "--output", self.root / "out.npz", *options)
+
+    def y4m(self) -> Path:
+        """A clip of three grey frames."""
+        frame = b"FRAME\n" + bytes(32 * 32 * 3 // 2)
+        return self.file(b"YUV4MPEG2 W32 H32 F25:1 C420\n" + 3 * frame, "clip.y4m")
+
+    def map_of(self, source: Path, *options) -> tuple:
+        return ("predict", source, "--bundle", self.bundle_dir, "--output", self.root / "out.apm", *options)
 
     def bundle(self, change: Callable[[Path], None]) -> Path:
         root = copy_of(self.bundle_dir, self.root / "bundle")
@@ -294,6 +301,42 @@ cases(
         "qindex file empty": lambda p: p.predict(p.blocks(), "--qindex", p.file(b"", "q.npy")),
     },
 )
+
+
+# --- partition maps ---------------------------------------------------------------------------------------------------
+
+cases(
+    USAGE,
+    r"partition map",
+    {
+        "a map of blocks": lambda p: p.map_of(p.blocks(), "--threshold", 0.1),
+        "two thresholds": lambda p: p.map_of(p.y4m(), "--threshold", 0.1, "--keep", "0.98"),
+        "keep without a map": lambda p: p.predict(p.y4m(), "--keep", "0.98"),
+        "a map of many qindex": lambda p: p.map_of(p.y4m(), "--threshold", 0.1, "--qindex", "q.npy"),
+        "a threshold without a map": lambda p: p.predict(p.y4m(), "--threshold", 0.1),
+        "probabilities without a map": lambda p: p.predict(p.y4m(), "--map-probability"),
+    },
+)
+
+
+@case(USAGE, r"no threshold to keep 0\.97")
+def keep_that_the_manifest_does_not_have(p):
+    return p.map_of(p.y4m(), "--keep", "0.97")
+
+
+@case(USAGE, r"--output - and --json")
+def map_and_json_on_stdout(p):
+    return ("predict", p.y4m(), "--bundle", p.bundle_dir, "--threshold", 0.1, "--output", "-", "--json")
+
+
+@case(USAGE, r"threshold")
+def threshold_above_one(p):
+    return p.map_of(p.y4m(), "--threshold", 1.5)
+
+
+@case(INPUT, r"truncated|ends")
+def map_of_a_truncated_clip(p):
+    return p.map_of(p.file(p.y4m().read_bytes()[:-9], "cut.y4m"), "--threshold", 0.1)
 
 
 @case(INPUT, r"128\.5 does not exist")
@@ -752,6 +795,8 @@ def test_bad_input_is_refused(name, place, cli):
     before = tree(*roots)
     ended = cli(*words)
     assert_refused(ended, chosen.code, chosen.message)
+    if name == "above 8 bit in the last block":
+        (place.root / "out.partial.npz").unlink()  # what was finished before it was met is saved
     assert "--bundle" not in words or "wrote" not in ended.out
     assert tree(*roots) == before, "something was left behind, or changed"
 
@@ -928,4 +973,7 @@ def test_an_input_that_shrinks_while_it_is_read(place, cli, monkeypatch):
     monkeypatch.setattr(infer.predict, "predict_stream", shrink_first)
     ended = cli(*place.predict(blocks))
     assert_refused(ended, INPUT, "shrank")
-    assert not zipfile.is_zipfile(place.root / "out.npz") and [p.name for p in place.root.iterdir()] == ["blocks.npy"]
+    assert "the first 8,160 blocks are in" in ended.err and "the other 11,840 are not predicted" in ended.err
+    assert {p.name for p in place.root.iterdir()} == {"blocks.npy", "out.partial.npz"}
+    with np.load(place.root / "out.partial.npz") as saved:
+        assert len(saved["partition"]) == 8160

@@ -235,3 +235,70 @@ def test_predict_streams_through_the_gpu(bundle_dir, real_blocks, tmp_path):
     with np.load(tmp_path / "fused.npz") as a, np.load(tmp_path / "onnxruntime-cpu.npz") as b:
         assert (a["partition"] == b["partition"]).mean() > 0.999
         np.testing.assert_allclose(a["probability"], b["probability"], atol=0.02)
+
+
+FAILING = """
+import sys
+import numpy as np, torch
+from pathlib import Path
+from bundle import open_bundle
+from infer.blocks import open_blocks
+from infer.device_pipeline import Slot
+from infer.fused_session import FusedSession
+from infer.session import SessionOptions
+from infer.stream import predict_stream
+
+bundle, blocks, output = map(Path, sys.argv[1:])
+session = FusedSession(open_bundle(bundle), SessionOptions(precision="fp16"), (1024,))
+launch, count = Slot.launch, 0
+
+def fails_in_the_middle(slot):
+    global count
+    count += 1
+    if count == 20:
+        torch.zeros(1, device="cuda")[torch.full((1,), 7, device="cuda")]
+    launch(slot)
+
+Slot.launch = fails_in_the_middle
+try:
+    predict_stream(open_blocks(blocks), 90, session, output, lambda *_: None)
+except Exception as error:
+    print(type(error).__name__, *error.__notes__)
+"""
+
+
+def test_a_cuda_error_on_the_way_saves_what_was_finished(bundle_dir, real_blocks, tmp_path):
+    import re
+    import subprocess
+    import sys
+
+    blocks = np.tile(real_blocks[0][:1024], (40, 1, 1))
+    np.save(tmp_path / "blocks.npy", blocks)
+    arguments = [str(bundle_dir), str(tmp_path / "blocks.npy"), str(tmp_path / "out.npz")]
+    done = subprocess.run([sys.executable, "-c", FAILING, *arguments], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("DeviceError the first "), (done.stdout, done.stderr[-2000:])
+    assert not (tmp_path / "out.npz").exists()
+    finished = int(re.search(r"first ([\d,]+) blocks", done.stdout).group(1).replace(",", ""))
+    assert 1024 <= finished < 20 * 1024 and finished % 1024 == 0
+    with np.load(tmp_path / "out.partial.npz") as saved:
+        assert len(saved["partition"]) == finished
+        np.testing.assert_array_equal(saved["partition"][:1024], saved["partition"][-1024:])
+
+
+def test_a_package_for_cuda_agrees_with_the_reference(run_dir, real_blocks, tmp_path):
+    from bundle import open_bundle
+    from export.run import ExportTask, export_run
+    from infer.parity import compare, judge
+    from infer.session import SessionOptions, open_session
+
+    export_run(ExportTask(run_dir, tmp_path / "b", precisions=("fp32", "fp16"), package="cuda"), lambda _: None)
+    bundle = open_bundle(tmp_path / "b")
+    blocks, qindex, _ = real_blocks
+    reference = open_session(bundle, "torch", SessionOptions()).predict(blocks, qindex)
+    for precision in ("fp32", "fp16"):
+        session = open_session(bundle, "aotinductor", SessionOptions(precision=precision))
+        assert session.info.device.startswith("cuda")
+        for count in (1, 2048):
+            result = session.predict(blocks[:count], qindex[:count])
+            report = compare(reference.logits[:count], result.logits, qindex[:count])
+            assert judge(report, precision) == [], (precision, report.summary())

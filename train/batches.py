@@ -13,17 +13,23 @@ from torch import Tensor
 from data.dataset import BlockSet
 from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, TRANSPOSE
 
-AUGMENTATIONS = ("none", "flips")
+AUGMENTATIONS = ("none", "flips", "mixup", "cutmix")
 SAMPLERS = ("natural", "balanced")
+MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the device: blocks [N, 16, 16] integer, qindex int64 [N], label int64 [N] (0-9 or 255)."""
+    """One batch on the device: blocks [N, 16, 16] integer, qindex int64 [N], label int64 [N] (0-9 or 255).
+
+    Where blocks are mixed of two, `other` is the second one's label, and `share` the first one's weight, 0-1.
+    """
 
     blocks: Tensor
     qindex: Tensor
     label: Tensor
+    other: Tensor | None = None
+    share: float = 1.0
 
 
 class DeviceBlocks:
@@ -99,11 +105,44 @@ def flip(batch: Batch, name: str) -> Batch:
 
 
 def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batch:
-    """One of the eight symmetries of the square, drawn for the whole batch; "none" gives the batch back."""
+    """A batch as training sees it; every draw is for the whole batch.
+
+    "flips" is one of the eight symmetries of the square; "mixup" (Zhang et al., ICLR 2018) and "cutmix" (Yun et al.,
+    ICCV 2019) come on top of it, with weights from Beta(0.2, 0.2) and Beta(1, 1); "none" gives the batch back.
+    """
     if augmentation == "none":
         return batch
     draws = torch.rand(3, generator=generator)
     for draw, name in zip(draws, _LABEL_TABLES, strict=True):
         if draw < 0.5:
             batch = flip(batch, name)
-    return batch
+    if augmentation == "flips":
+        return batch
+    partner = torch.randperm(len(batch.label), generator=generator).to(batch.label.device)
+    return _mix(batch, partner, generator) if augmentation == "mixup" else _cut(batch, partner, generator)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """A draw from Beta(alpha, alpha) that the torch generator alone decides."""
+    seed = int(torch.randint(1 << 62, (1,), generator=generator))
+    return float(np.random.default_rng(seed).beta(alpha, alpha))
+
+
+def _mix(batch: Batch, partner: Tensor, generator: torch.Generator) -> Batch:
+    """Samples and qindex of two pairs in one proportion, rounded to integers as the model reads them."""
+    share = _beta(MIXUP_ALPHA, generator)
+
+    def mixed(values: Tensor) -> Tensor:
+        return torch.lerp(values[partner].float(), values.float(), share).round().to(values.dtype)
+
+    return Batch(mixed(batch.blocks), mixed(batch.qindex), batch.label, batch.label[partner], share)
+
+
+def _cut(batch: Batch, partner: Tensor, generator: torch.Generator) -> Batch:
+    """A rectangle of each block replaced by its partner's; qindex stays, the labels count by area."""
+    size = batch.blocks.shape[-1]
+    side = round(size * (1.0 - _beta(CUTMIX_ALPHA, generator)) ** 0.5)
+    top, left = (int(v) for v in torch.randint(size - side + 1, (2,), generator=generator))
+    blocks = batch.blocks.clone()
+    blocks[:, top : top + side, left : left + side] = batch.blocks[partner, top : top + side, left : left + side]
+    return Batch(blocks, batch.qindex, batch.label, batch.label[partner], 1.0 - side * side / (size * size))

@@ -32,7 +32,10 @@ class TrainConfig:
         stage1_loss: "joint" trains the trunk with an auxiliary ten-class head too; "binary" without.
         loss, focal_gamma: loss of every head (train/losses.py).
         sampler: "natural" or "balanced" over the stage's classes, in stages 2 and 3.
-        augmentation: "flips" draws one of the square's eight symmetries for each batch; "none".
+        augmentation: "flips" draws one of the square's eight symmetries for each batch; "mixup" and "cutmix" come on
+            top; "none".
+        fine_tuning: what stage 2 trains besides its head: "adapters", or "full" for the trunk as well, a control after
+            which stage 1's head no longer fits.
         schedule: "cosine" to zero over `epochs`, or "plateau": half after 5 epochs without gain, as the seed.
         trunk_lr, lr: AdamW's rates for the trunk and for everything else.
         weight_decay: AdamW's.
@@ -51,6 +54,7 @@ class TrainConfig:
     focal_gamma: float = 2.0
     sampler: str = "natural"
     augmentation: str = "flips"
+    fine_tuning: str = "adapters"
     schedule: str = "cosine"
     trunk_lr: float = 1e-3
     lr: float = 1e-3
@@ -66,6 +70,7 @@ class TrainConfig:
             "loss": LOSSES,
             "sampler": SAMPLERS,
             "augmentation": AUGMENTATIONS,
+            "fine_tuning": ("adapters", "full"),
             "schedule": ("cosine", "plateau"),
             "select": ("loss", "f1"),
         }
@@ -80,6 +85,8 @@ class TrainConfig:
             raise ValueError("at least one epoch and two pairs to a batch")
         if self.stages not in ((1,), (2,), (3,), (2, 3), (1, 2, 3)):
             raise ValueError(f"stages {self.stages} cannot be trained in one run")
+        if self.fine_tuning == "full" and self.stages != (2,):
+            raise ValueError("full fine-tuning is of stage 2 alone: no other stage survives it")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for run.json."""

@@ -59,3 +59,24 @@ def draw_confusion(report: dict[str, Any], title: str) -> Figure:
         axis.text(col, row, f"{share[row, col]:.0f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, ax=axis, shrink=0.8, label="% of the true class")
     return figure
+
+
+def draw_candidates(report: dict[str, Any], title: str) -> Figure:
+    """Mean candidate set against the share of true types kept, overall and by qindex band; `report` as
+    train.metrics.evaluate_logits gives it. Crosses are the named thresholds."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    parts = {"all qindex": report["candidates"], **{k: r["candidates"] for k, r in report["by_qindex"].items()}}
+    for name, part in parts.items():
+        width = 2.2 if name == "all qindex" else 1.0
+        curve, points = part["curve"], part["points"].values()
+        (line,) = axis.plot(curve["mean_set"], [100 * k for k in curve["kept"]], linewidth=width, label=name)
+        marks = [p["mean_set"] for p in points], [100 * p["kept"] for p in points]
+        axis.plot(*marks, "x", color=line.get_color())
+    thresholds = ", ".join(f"{share}: {t:.3g}" for share, t in report["keep"].items())
+    axis.set(xlabel="types in the candidate set, mean (NONE always in)", ylabel="true type kept, %", title=title)
+    axis.set(xlim=(1, 8), ylim=(80, 100.2))
+    axis.text(0.98, 0.03, f"x: thresholds {thresholds}", transform=axis.transAxes, ha="right", fontsize=8)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="center right", title="qindex")
+    return figure

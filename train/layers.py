@@ -98,6 +98,54 @@ class ConvAdapter(nn.Module):
         return x + self.up(F.relu(self.depthwise(F.relu(self.down(x))))) * self.alpha[:, None, None]
 
 
+class LowRankAdapter(nn.Module):
+    """A low-rank linear map added in series: before a layer with weights W it is W (1 + U D), the low-rank update of
+    W that LoRA trains (Hu et al., ICLR 2022).
+
+        x [N, C, H, W] ─┬─► 1x1 C→C/reduction ─► 1x1 →C ─► + ─►
+                        └────────────────────────────────────┘
+
+    `up` starts at zero, so that training starts from the trunk's own features.
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, channels // reduction, 1, bias=False)
+        self.up = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+        nn.init.kaiming_normal_(self.down.weight, mode="fan_out", nonlinearity="linear")
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x float32 [N, C, H, W]; same shape."""
+        return x + self.up(self.down(x))
+
+
+class ParallelAdapter(nn.Module):
+    """Conv-Adapter beside the tail of the trunk rather than within it: the tail is computed once for all stages.
+
+        body [N, A, h, w] ─┬─► tail ───────────────────────────────────────────────────────────────────► + ─► [N, B, ..]
+                           └─► 1x1 A→A/reduction, BN, ReLU ─► 3x3 depthwise, ReLU ─► mean ─► 1x1 →B ─► x alpha
+
+    Convolutions start at 0.01 of Kaiming's scale. Its output is one value a channel, added at every position.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, reduction: int) -> None:
+        super().__init__()
+        inner = in_channels // reduction
+        self.down = ConvBN(in_channels, inner, 1)
+        self.depthwise = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False)
+        self.up = nn.Conv2d(inner, out_channels, 1, bias=False)
+        self.alpha = nn.Parameter(torch.ones(out_channels))
+        for conv in (self.down.conv, self.depthwise, self.up):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            conv.weight.data *= 0.01
+
+    def forward(self, body: Tensor) -> Tensor:
+        """body float32 [N, A, h, w]; returns [N, B, 1, 1]."""
+        inner = F.relu(self.depthwise(F.relu(self.down(body)))).mean((2, 3))
+        return self.up(inner[:, :, None, None]) * self.alpha[:, None, None]
+
+
 class Head(nn.Sequential):
     """Linear layers with ReLU and dropout between them: features float32 [N, D] to logits float32 [N, classes]."""
 

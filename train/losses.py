@@ -6,7 +6,10 @@
 | focal | -(1 - p)^gamma log p (Lin et al., ICCV 2017) |
 | cb-focal | focal, class c weighted by (1 - beta) / (1 - beta^count_c), mean weight 1 (Cui et al., CVPR 2019) |
 | poly | -log p + epsilon (1 - p), epsilon 1 (PolyLoss, Leng et al., ICLR 2022) |
+| asymmetric | -log p - sum over the others of q^4 log(1 - q), q their probability less 0.05, at least 0 (*) |
 | label-smoothing | cross-entropy against 1 - s on the true class and s spread over all, s 0.1 |
+
+(*) ASL (Ridnik et al., ICCV 2021), with softmax in place of its sigmoids.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 CLASS_BALANCE_BETA = 0.9999
 POLY_EPSILON = 1.0
 SMOOTHING = 0.1
+ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -36,6 +40,13 @@ def _smoothed(logits: Tensor, target: Tensor) -> Tensor:
 def _poly(logits: Tensor, target: Tensor) -> Tensor:
     plain = _cross_entropy(logits, target)
     return plain + POLY_EPSILON * (1.0 - torch.exp(-plain))
+
+
+def _asymmetric(logits: Tensor, target: Tensor) -> Tensor:
+    others = 1.0 - F.one_hot(target, logits.shape[1])
+    shifted = (logits.softmax(1) - ASYMMETRIC_MARGIN).clamp_min(0.0)
+    wrong = -(shifted**ASYMMETRIC_GAMMA) * torch.log1p(-shifted)
+    return _cross_entropy(logits, target) + (wrong * others).sum(1)
 
 
 def _focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
@@ -72,10 +83,15 @@ def make_loss(name: str, counts: NDArray, gamma: float = 2.0) -> Loss:
     if name == "cb-focal":
         weights = class_balance_weights(counts)
         return lambda logits, target: _focal(logits, target, gamma) * weights.to(logits.device)[target]
-    plain: dict[str, Loss] = {"cross-entropy": _cross_entropy, "poly": _poly, "label-smoothing": _smoothed}
+    plain: dict[str, Loss] = {
+        "cross-entropy": _cross_entropy,
+        "poly": _poly,
+        "asymmetric": _asymmetric,
+        "label-smoothing": _smoothed,
+    }
     if name not in plain:
         raise ValueError(f"loss is one of {', '.join(LOSSES)}, not {name!r}")
     return plain[name]
 
 
-LOSSES = ("cross-entropy", "focal", "cb-focal", "poly", "label-smoothing")
+LOSSES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partition import COVERED, HEADS, PARTITION_NAMES, QINDEX_BANDS, Partition, chain_rule, head_slices, head_targets
+from train.candidates import Keep, candidate_report, fit_keep
 
 CALIBRATION_BINS = 15
 
@@ -119,7 +120,10 @@ def calibration_error(probability: NDArray[np.floating], label: NDArray[np.integ
 
 
 def evaluate_logits(
-    logits: NDArray[np.floating], qindex: NDArray[np.integer], label: NDArray[np.integer]
+    logits: NDArray[np.floating],
+    qindex: NDArray[np.integer],
+    label: NDArray[np.integer],
+    keep: Keep | None = None,
 ) -> dict[str, Any]:
     """The whole report on a labelled set.
 
@@ -127,23 +131,27 @@ def evaluate_logits(
         logits: float [M, 14].
         qindex: 0-255, integer [M].
         label: 0-9 or COVERED, integer [M].
+        keep: thresholds of candidate sets; None fits them on these pairs themselves, as "val".
 
     Returns:
-        heads (head_metrics), all (covered counted as NONE), nodes (covered left out), and by_qindex: for every band
-        that occurs, "low-high": {heads, all, nodes}.
+        heads (head_metrics), all (covered counted as NONE), nodes (covered left out), candidates (candidate_report,
+        covered counted as NONE), and by_qindex: for every band that occurs, "low-high": {heads, all, nodes,
+        candidates}; keep: threshold by share, and keep_fitted_on.
     """
+    keep = keep or fit_keep(chain_rule(logits), as_none(label), "val")
 
-    def report(keep: NDArray[np.bool_]) -> dict[str, Any]:
-        part, truth = logits[keep], label[keep]
+    def report(chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        part, truth = logits[chosen], label[chosen]
         probability = chain_rule(part)
         nodes = truth != COVERED
         result: dict[str, Any] = {"heads": head_metrics(part, truth)}
         result["all"] = partition_metrics(probability, as_none(truth))
         if nodes.any():
             result["nodes"] = partition_metrics(probability[nodes], truth[nodes])
+        result["candidates"] = candidate_report(probability, as_none(truth), keep)
         return result
 
     whole = report(np.ones(len(label), bool))
     bands = {f"{low}-{high}": (qindex >= low) & (qindex <= high) for low, high in QINDEX_BANDS}
-    whole["by_qindex"] = {name: report(keep) for name, keep in bands.items() if keep.any()}
-    return whole
+    whole["by_qindex"] = {name: report(chosen) for name, chosen in bands.items() if chosen.any()}
+    return whole | {"keep": dict(keep.thresholds), "keep_fitted_on": keep.fitted_on}

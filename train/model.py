@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from partition import HEADS, MacroClass, head_slices
-from train.layers import ConvAdapter, Head, QindexEmbedding
+from train.layers import ConvAdapter, Head, LowRankAdapter, ParallelAdapter, QindexEmbedding
 from train.trunks import TRUNKS, Trunk
 
 EMBEDDING_WIDTH = 32
+ADAPTERS = ("series", "parallel", "lora", "none")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class ModelConfig:
         trunk: "compact" or "resnet18".
         qindex_input: "film", or "none" to leave qindex out as the seed did.
         adapter_reduction: how much narrower the adapters are than what they adapt.
-        adapters: "series", or "none" for the control that trains heads on the bare frozen trunk.
+        adapters: "series"; "parallel" to the trunk's tail; "lora", low-rank linear ones in series; or "none" for the
+            control that trains heads on the bare frozen trunk.
     """
 
     trunk: str = "compact"
@@ -40,8 +42,8 @@ class ModelConfig:
             raise ValueError(f"trunk is one of {', '.join(TRUNKS)}, not {self.trunk!r}")
         if self.qindex_input not in ("none", "film"):
             raise ValueError(f"qindex_input is 'none' or 'film', not {self.qindex_input!r}")
-        if self.adapters not in ("series", "none"):
-            raise ValueError(f"adapters is 'series' or 'none', not {self.adapters!r}")
+        if self.adapters not in ADAPTERS:
+            raise ValueError(f"adapters is one of {', '.join(ADAPTERS)}, not {self.adapters!r}")
         narrow = min(TRUNKS[self.trunk].adapter_channels)
         if not 1 <= self.adapter_reduction <= narrow or narrow % self.adapter_reduction:
             raise ValueError(f"adapter_reduction {self.adapter_reduction} does not divide {narrow} channels")
@@ -51,6 +53,15 @@ def _head_widths(features: int) -> dict[str, tuple[int, ...]]:
     half, quarter = features // 2, features // 4
     inner = {"stage1": (half,), "macro": (half, quarter), "rect": (half,), "ab": (half, quarter), "four": (half,)}
     return {name: (features, *inner[name], len(classes)) for name, classes in HEADS.items()}
+
+
+def _adapters(config: ModelConfig, channels: tuple[int, int]) -> list[nn.Module]:
+    """The adapter at each of the two places, or the one beside the tail."""
+    reduction = config.adapter_reduction
+    if config.adapters == "parallel":
+        return [ParallelAdapter(*channels, reduction)]
+    kinds: dict[str, type[nn.Module]] = {"series": ConvAdapter, "lora": LowRankAdapter}
+    return [kinds[config.adapters](c, reduction) if config.adapters in kinds else nn.Identity() for c in channels]
 
 
 class PartitionModel(nn.Module):
@@ -64,10 +75,7 @@ class PartitionModel(nn.Module):
         with_qindex = config.qindex_input == "film"
         self.trunk: Trunk = TRUNKS[config.trunk](EMBEDDING_WIDTH if with_qindex else 0)
         self.embedding = QindexEmbedding(EMBEDDING_WIDTH) if with_qindex else None
-        self.adapters = nn.ModuleList(
-            ConvAdapter(c, config.adapter_reduction) if config.adapters == "series" else nn.Identity()
-            for c in self.trunk.adapter_channels
-        )
+        self.adapters = nn.ModuleList(_adapters(config, self.trunk.adapter_channels))
         shallow, deep = self.trunk.head_dropout
         self.heads = nn.ModuleDict(
             {
@@ -101,6 +109,8 @@ class PartitionModel(nn.Module):
 
     def adapted_features(self, body: Tensor, embedding: Tensor | None) -> Tensor:
         """Features of trunk and adapters, float32 [N, features]."""
+        if self.config.adapters == "parallel":
+            return self.trunk.pool(self.trunk.tail(body, embedding) + self.adapters[0](body))
         x = self.trunk.tail(self.adapters[0](body), embedding)
         return self.trunk.pool(self.adapters[1](x))
 

@@ -24,7 +24,7 @@ def write_overlay(artefact: Path, dataset_dir: Path, picture_name: str, output: 
     """
     dataset = open_dataset(dataset_dir)
     (picture,) = dataset.named([picture_name])
-    session = open_artefact(artefact, SessionOptions(picture.bit_depth), announce)
+    session = open_artefact(artefact, SessionOptions(picture.bit_depth), announce).session
     luma = dataset.luma(picture)
     qindex, labels = dataset.labels(picture)
     middle = len(qindex) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 from bundle import MANIFEST_FILE, open_bundle
 from data.dataset import load_split, open_dataset
 from infer.session import Session, SessionOptions, open_session
-from partition import PARTITION_NAMES
+from partition import PARTITION_NAMES, chain_rule
+from train.candidates import fit_keep, recorded_keep
 from train.config import Announce, Progress
-from train.metrics import evaluate_logits
+from train.metrics import as_none, evaluate_logits
 
 BATCH = 4080
 
@@ -30,21 +32,37 @@ _ROWS = (
 )
 
 
-def open_artefact(path: Path, options: SessionOptions, announce: Announce) -> Session:
-    """A session on a run folder (under PyTorch) or on a bundle (under the runtime "auto" takes).
+@dataclass(frozen=True)
+class Artefact:
+    """An opened run or bundle.
+
+    Attributes:
+        session: what computes.
+        evaluation: the run's validation metrics, as run.json or the manifest has them.
+    """
+
+    session: Session
+    evaluation: dict[str, Any]
+
+
+def open_artefact(path: Path, options: SessionOptions, announce: Announce) -> Artefact:
+    """A run folder (under PyTorch) or a bundle (under the runtime "auto" takes).
 
     Raises:
         ToolkitError: if it is neither, or does not open.
     """
+    session: Session
     if (path / MANIFEST_FILE).exists():
-        session = open_session(open_bundle(path), "auto", options, announce)
+        bundle = open_bundle(path)
+        session, evaluation = open_session(bundle, "auto", options, announce), bundle.manifest.metrics
     else:
         from infer.torch_session import TorchSession
         from train.checkpoint import open_run
 
-        session = TorchSession.of_model(open_run(path).model, options.bit_depth)
+        run = open_run(path)
+        session, evaluation = TorchSession.of_model(run.model, options.bit_depth), run.info.get("evaluation", {})
     announce(f"{path}: {session.info.describe()}")
-    return session
+    return Artefact(session, evaluation)
 
 
 def evaluate_artefact(
@@ -60,13 +78,18 @@ def evaluate_artefact(
     """
     pairs = load_split(open_dataset(dataset_dir), split)
     announce(f"{dataset_dir}, split {split}: {len(pairs.pictures)} pictures, {len(pairs):,} pairs of block and qindex")
-    session = open_artefact(path, SessionOptions(pairs.bit_depth), announce)
+    artefact = open_artefact(path, SessionOptions(pairs.bit_depth), announce)
+    keep = recorded_keep(artefact.evaluation)
+    if keep is None:
+        announce(f"{path} holds no candidate thresholds: fitted on this split itself")
     parts = []
     for start in range(0, len(pairs), BATCH):
         part = slice(start, start + BATCH)
-        parts.append(session.predict(pairs.blocks[pairs.block[part]], pairs.qindex[part]).logits)
+        parts.append(artefact.session.predict(pairs.blocks[pairs.block[part]], pairs.qindex[part]).logits)
         progress(min(start + BATCH, len(pairs)), len(pairs), "pairs")
-    return evaluate_logits(np.concatenate(parts), pairs.qindex, pairs.label)
+    logits = np.concatenate(parts)
+    keep = keep or fit_keep(chain_rule(logits), as_none(pairs.label), split)
+    return evaluate_logits(logits, pairs.qindex, pairs.label, keep)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -85,7 +108,19 @@ def table(report: dict[str, Any]) -> str:
         m = r["all"]
         shares = "".join(f"{100 * m[k]:>9.1f}%" for k in ("macro_f1", "accuracy", "always_none_accuracy"))
         lines.append(f"{band:12}{shares}{m['log_loss']:>10.3f}{100 * m['expected_calibration_error']:>9.1f}%")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_candidate_lines(report)])
+
+
+def _candidate_lines(report: dict[str, Any]) -> list[str]:
+    """Share kept and mean size of candidate sets, of ten, by threshold and band."""
+    lines = [f"candidate sets: NONE and types with probability >= t; t fitted on {report['keep_fitted_on']}"]
+    parts = {"all": report["candidates"], **{name: r["candidates"] for name, r in report["by_qindex"].items()}}
+    lines.append(f"{'t':12}" + "".join(f"{name:>18}" for name in parts))
+    for share, t in report["keep"].items():
+        points = (part["points"][share] for part in parts.values())
+        cells = "".join(f"{100 * p['kept']:>9.2f} % {p['mean_set']:>5.2f} " for p in points)
+        lines.append(f"{t:<12.4g}{cells}".rstrip())
+    return lines
 
 
 def _cell(value: float | None, scale: float, unit: str) -> str:

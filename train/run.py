@@ -28,7 +28,7 @@ from train.checkpoint import (
     save_run,
 )
 from train.config import Announce, Progress, TrainConfig, TrainTask
-from train.curves import draw_confusion, draw_curves, save_figure
+from train.curves import draw_candidates, draw_confusion, draw_curves, save_figure
 from train.distributed import World, world
 from train.loop import StageLoop, predict_logits
 from train.metrics import evaluate_logits
@@ -219,9 +219,10 @@ class _Run:
             save_run(self.task.output_dir, self.model, info)
             title = "validation split, covered counted as NONE"
             save_figure(draw_confusion(evaluation["all"], title), self.task.output_dir / "confusion.png")
+            save_figure(draw_candidates(evaluation, title), self.task.output_dir / "candidates.png")
             with suppress(FileNotFoundError):
                 (self.task.output_dir / RESUME_FILE).unlink()
-            announce(f"wrote {self.task.output_dir}: {MODEL_FILE}, {RUN_FILE}, curves and confusion as PNG")
+            announce(f"wrote {self.task.output_dir}: {MODEL_FILE}, {RUN_FILE}, curves, confusion and candidates as PNG")
         return self.world.broadcast(info)
 
 

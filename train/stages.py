@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -66,11 +67,12 @@ class StageNet(nn.Module):
             self.auxiliary = nn.Linear(model.trunk.features, len(Partition))
             counts = np.bincount(plain, minlength=len(Partition))
             self._auxiliary_loss = make_loss(config.loss, counts, config.focal_gamma)
+        self._full = config.fine_tuning == "full"
         self._freeze(config.bn_mode)
 
     def _freeze(self, bn_mode: str) -> None:
         model = self.model
-        if self.stage >= 2:
+        if self.stage >= 2 and not self._full:
             freeze(model.trunk, bn_mode)
             if model.embedding is not None:
                 freeze(model.embedding)
@@ -104,21 +106,33 @@ class StageNet(nn.Module):
         logits = {head: self.model.heads[head](features) for head in STAGE_HEADS[self.stage]}
         total = features.new_zeros(())
         for head, z in logits.items():
-            target = self.get_buffer(f"target_{head}")[batch.label]
-            has_say = target >= 0
-            loss = self._losses[head](z, target.clamp_min(0)) * has_say
-            # Divided by the count: a mean over the pairs this head has a say in, and 0, not NaN, where there is none.
-            total = total + loss.sum() / has_say.sum().clamp_min(1)
+            total = total + self._mixed(batch, lambda label, h=head, z=z: self._head_loss(h, z, label))
         if self.auxiliary is not None:
-            ten = torch.where(batch.label == 255, int(Partition.NONE), batch.label)
-            total = total + self._auxiliary_loss(self.auxiliary(features), ten).mean()
+            ten = self.auxiliary(features)
+            total = total + self._mixed(batch, lambda label: self._ten_loss(ten, label))
         return total, logits
+
+    def _mixed(self, batch: Batch, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """A loss of the batch's labels; where two blocks were mixed into one, of both in their proportion."""
+        if batch.other is None:
+            return loss(batch.label)
+        return batch.share * loss(batch.label) + (1.0 - batch.share) * loss(batch.other)
+
+    def _head_loss(self, head: str, logits: Tensor, label: Tensor) -> Tensor:
+        target = self.get_buffer(f"target_{head}")[label]
+        has_say = target >= 0
+        loss = self._losses[head](logits, target.clamp_min(0)) * has_say
+        # Divided by the count: a mean over the pairs this head has a say in, and 0, not NaN, where there is none.
+        return loss.sum() / has_say.sum().clamp_min(1)
+
+    def _ten_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self._auxiliary_loss(logits, torch.where(label == 255, int(Partition.NONE), label)).mean()
 
     def _features(self, batch: Batch, bit_depth: int) -> Tensor:
         model = self.model
         if self.stage == 1:
             return model.stage1_features(*model.body(batch.blocks, batch.qindex, bit_depth))
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._full and torch.is_grad_enabled()):
             body, embedding = model.body(batch.blocks, batch.qindex, bit_depth)
         with torch.set_grad_enabled(self.stage == 2 and torch.is_grad_enabled()):
             return model.adapted_features(body, embedding)

@@ -20,7 +20,7 @@ from export.prune import prune_model
 from export.tabulate import tabulate_model
 from tests import helpers
 from tests.export.random_trunk import double_logits, draw_trunk
-from train.model import ModelConfig, PartitionModel
+from train.model import ADAPTERS, ModelConfig, PartitionModel
 from train.trunks import TRUNKS
 
 EXAMPLE = (torch.zeros(EXAMPLE_BATCH, 1, 16, 16), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
@@ -50,7 +50,7 @@ def test_any_network_of_the_supported_layers_compiles_to_what_it_was(real_blocks
     drawn = draw_trunk(data.draw)
     config = {
         "qindex_input": data.draw(st.sampled_from(("film", "none")), label="qindex"),
-        "adapters": data.draw(st.sampled_from(("series", "none")), label="adapters"),
+        "adapters": data.draw(st.sampled_from(ADAPTERS), label="adapters"),
         "adapter_reduction": data.draw(st.sampled_from((1, 2, 4))),
     }
     with pytest.MonkeyPatch.context() as patch:

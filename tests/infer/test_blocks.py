@@ -35,6 +35,18 @@ def test_chunks_are_the_array(tmp_path, version, channel, dtype, bit_depth, size
     np.testing.assert_array_equal(np.concatenate(list(file.chunks(size))), array)  # and once more from the start
 
 
+@pytest.mark.parametrize("size", [1, 3, 7, 50])
+def test_a_reader_fills_arrays_of_the_callers(tmp_path, size):
+    array = RNG.integers(0, 256, (47, 16, 16), np.uint8)
+    with open_blocks(write(tmp_path / "b.npy", array)).reader() as read:
+        target, found = np.empty((size, 16, 16), np.uint8), []
+        while count := read(target):
+            found.append(target[:count].copy())
+    assert {len(f) for f in found[:-1]} <= {size}
+    np.testing.assert_array_equal(np.concatenate(found), array)
+    assert open_blocks(write(tmp_path / "wide.npy", array.astype("<u2"))).reader() is None
+
+
 def test_bytes_behind_the_array_are_not_read(tmp_path):
     array = RNG.integers(0, 256, (3, 16, 16), np.uint8)
     path = write(tmp_path / "b.npy", array)

@@ -7,10 +7,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from errors import InputError, OutputError
+from errors import DeviceError, InputError, OutputError
 from infer.blocks import open_blocks
+from infer.result import partial_path, result_file
 from infer.session import Prediction
-from infer.stream import BATCH, predict_stream, result_file
+from infer.stream import BATCH, predict_stream
 from partition import Partition
 from tests.helpers import REPO, command, file_size_limit
 from tests.infer.stand_in import ArraySource, StandInSession, expected
@@ -97,30 +98,65 @@ class Breaks(StandInSession):
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), InputError("x"), MemoryError()])
+@pytest.mark.parametrize("grid", [None, (3, 1000)])
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (RuntimeError("CUDA error: unspecified launch failure"), DeviceError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (InputError("x"), InputError),
+        (MemoryError(), MemoryError),
+        (NotImplementedError(), NotImplementedError),
+    ],
+)
 @pytest.mark.parametrize("old", [None, b"old result"])
-def test_whatever_goes_wrong_leaves_what_was_there(tmp_path, known, error, old):
+def test_whatever_goes_wrong_leaves_what_was_there_and_saves_what_was_finished(tmp_path, known, grid, error, seen, old):
+    output = tmp_path / "out.npz"
     if old is not None:
-        (tmp_path / "out.npz").write_bytes(old)
-    with pytest.raises(type(error)):
-        predict(ArraySource(blocks_of(20_000), known=known), 3, tmp_path / "out.npz", Breaks(error))
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({} if old is None else {"out.npz": old})
+        output.write_bytes(old)
+    blocks = blocks_of(21_000)
+    with pytest.raises(seen) as caught:
+        predict(ArraySource(blocks, grid, known), 3, output, Breaks(error))
+    done = BATCH if grid is None else 6000
+    rest = f"the other {21_000 - done:,} are" if known else "what follows is"
+    assert f"the first {done:,} blocks are in {partial_path(output)}, {rest} not predicted" in caught.value.__notes__
+    names = {partial_path(output).name} | (set() if old is None else {"out.npz"})
+    assert {p.name for p in tmp_path.iterdir()} == names
+    assert old is None or output.read_bytes() == old
+    predict(ArraySource(blocks[:done], grid), 3, tmp_path / "alone.npz")
+    assert partial_path(output).read_bytes() == (tmp_path / "alone.npz").read_bytes()
+
+
+@pytest.mark.parametrize("grid", [None, (3, 10_000)])
+def test_before_the_first_frame_is_finished_there_is_nothing_to_save(tmp_path, grid):
+    session = Breaks(RuntimeError("x"))
+    if grid is None:
+        session.batches.append(0)
+    with pytest.raises(DeviceError, match=r"stand-in failed on .*: x"):
+        predict(ArraySource(blocks_of(30_000), grid), 3, tmp_path / "out.npz", session)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        ArraySource(blocks_of(9000), cut=8999),
         ArraySource(blocks_of(9000), cut=0),
         ArraySource(blocks_of(0), known=False),
         ArraySource(blocks_of(3), known=True, cut=0),
     ],
-    ids=["one block short", "none came", "none of unknown number", "none of three"],
+    ids=["none came", "none of unknown number", "none of three"],
 )
 def test_too_few_blocks_are_bad_input(tmp_path, source):
     with pytest.raises(InputError, match="blocks came"):
         predict(source, 3, tmp_path / "out.npz")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_source_that_ends_early_is_bad_input_and_what_came_is_saved(tmp_path):
+    with pytest.raises(InputError, match="8,999 blocks came, expected 9,000"):
+        predict(ArraySource(blocks_of(9000), cut=8999), 3, tmp_path / "out.npz")
+    with np.load(tmp_path / "out.partial.npz") as saved:
+        assert len(saved["partition"]) == len(saved["probability"]) == 8999
 
 
 def test_too_many_blocks_are_bad_input(tmp_path):

@@ -177,6 +177,41 @@ def test_no_augmentation_gives_the_batch_back_and_draws_nothing(drawn):
     assert torch.equal(draws.get_state(), state)
 
 
+def real_batch(real_blocks, count=64):
+    blocks, qindex, label = (torch.from_numpy(a[:count].copy()) for a in real_blocks)
+    return Batch(blocks, qindex.long(), label.long())
+
+
+@pytest.mark.parametrize("augmentation", ["mixup", "cutmix"])
+def test_mixed_blocks_are_of_the_two_pairs_that_their_labels_name(augmentation, real_blocks):
+    """Each mixed batch is taken apart again: flips first, then one partner for each pair."""
+    batch, shares = real_batch(real_blocks), []
+    for seed in range(40):
+        whole = augment(batch, "flips", generator(seed))
+        found = augment(batch, augmentation, generator(seed))
+        draws = generator(seed)
+        torch.rand(3, generator=draws)
+        partner = torch.randperm(64, generator=draws)
+        assert torch.equal(found.label, whole.label) and torch.equal(found.other, whole.label[partner])
+        assert found.blocks.dtype == torch.uint8
+        a, b = whole.blocks.double(), whole.blocks[partner].double()
+        if augmentation == "mixup":
+            assert (found.blocks - (found.share * a + (1 - found.share) * b)).abs().max() <= 0.501
+            mixed_qindex = found.share * whole.qindex + (1 - found.share) * whole.qindex[partner]
+            assert (found.qindex - mixed_qindex).abs().max() <= 0.501
+        else:
+            foreign = ((found.blocks == b) & (found.blocks != a)).any(0)
+            own = ((found.blocks == a) & (found.blocks != b)).any(0)
+            assert not (foreign & own).any(), "one rectangle for the whole batch"
+            # blocks that agree in a sample tell nothing about it, but among 64 pairs none is left in doubt
+            assert (foreign | own).all() and found.share == 1 - foreign.sum() / 256
+            rows, cols = (foreign.any(axis).sum() for axis in (1, 0))
+            assert foreign.sum() == rows * cols
+            assert torch.equal(found.qindex, whole.qindex)
+        shares.append(found.share)
+    assert min(shares) < 0.2 and max(shares) > 0.8 and all(0 <= s <= 1 for s in shares)
+
+
 def test_flips_of_the_real_sample_leave_counts_permuted(sample):
     found = load_split(sample, "val")
     batch = DeviceBlocks(found, CPU).batch(torch.arange(4000))

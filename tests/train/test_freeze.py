@@ -215,3 +215,26 @@ def test_same_state_sees_one_bit(trained_like):
 def test_model_config_is_carried_by_the_stage_net(trained_like, batch):
     net = make_net(trained_like(adapter_reduction=8), 2, batch)
     assert net.model.config == ModelConfig(adapter_reduction=8)
+
+
+def test_full_fine_tuning_changes_the_trunk_and_its_qindex_embedding(trained_like, batch):
+    model = trained_like()
+    before = snapshot(model)
+    net = make_net(model, 2, batch, stages=(2,), fine_tuning="full")
+    net.train()
+    step(net, batch)
+    moved = changed(before, model)
+    parts = {"trunk.stem", "trunk.stage3", "embedding.first", "adapters.0", "heads.macro"}
+    assert all(any(name.startswith(part) for name in moved) for part in parts)
+    assert not any(name.startswith("heads.stage1") for name in moved)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_loss_of_a_mixed_batch_is_the_mean_of_both_labels(stage, trained_like, batch):
+    net = make_net(trained_like(), stage, batch).eval()
+    other = batch.label.roll(5)
+    mixed = Batch(batch.blocks, batch.qindex, batch.label, other, 0.3)
+    with torch.no_grad():
+        (found, _), (first, _) = net(mixed, 8), net(batch, 8)
+        second, _ = net(Batch(batch.blocks, batch.qindex, other), 8)
+    assert torch.allclose(found, 0.3 * first + 0.7 * second) and first != second

@@ -208,8 +208,10 @@ def test_a_training_that_diverges_says_so(data):
         {"stage1_loss": "triple"},
         {"loss": "hinge"},
         {"sampler": "lucky"},
-        {"augmentation": "mixup"},
+        {"augmentation": "blur"},
         {"schedule": "step"},
+        {"fine_tuning": "none"},
+        {"fine_tuning": "full", "stages": (2, 3)},
         {"select": "accuracy"},
         {"epochs": 0},
         {"batch_size": 1},
@@ -220,7 +222,7 @@ def test_a_training_that_diverges_says_so(data):
     ],
 )
 def test_impossible_settings_are_refused(config):
-    with pytest.raises(ValueError, match=r"epoch|stages|is one of"):
+    with pytest.raises(ValueError, match=r"epoch|stage|is one of"):
         TrainConfig(**config)
 
 

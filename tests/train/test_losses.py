@@ -34,6 +34,9 @@ def slow_loss(name, logits, target, gamma):
     if name == "poly":
         return -math.log(p) + 1.0 * (1 - p)
     classes = len(logits)
+    if name == "asymmetric":
+        others = [max(slow_probability(logits, c) - 0.05, 0) for c in range(classes) if c != target]
+        return -math.log(p) - sum(q**4 * math.log(1 - q) for q in others)
     log_p = [math.log(slow_probability(logits, c)) for c in range(classes)]
     return -sum((0.9 * (c == target) + 0.1 / classes) * log_p[c] for c in range(classes))
 
@@ -49,8 +52,11 @@ def test_each_loss_is_its_formula(name, gamma):
     assert np.allclose(found, expected, rtol=1e-6 if name == "cb-focal" else 1e-9, atol=1e-12)
 
 
-def test_the_five_losses_are_there():
-    assert set(LOSSES) == {"cross-entropy", "focal", "cb-focal", "poly", "label-smoothing"}
+def test_the_losses_are_there_and_the_command_line_offers_them():
+    from cli import LOSS_NAMES
+
+    assert set(LOSSES) == {"cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing"}
+    assert set(LOSS_NAMES) == set(LOSSES)
 
 
 def test_focal_with_gamma_0_is_cross_entropy():

@@ -8,6 +8,7 @@ import pytest
 from data.dataset import class_counts
 from partition import chain_rule
 from tests.helpers import COVERED
+from train.candidates import Keep
 from train.metrics import (
     balanced_accuracy,
     calibration_error,
@@ -208,15 +209,16 @@ def test_covered_counts_as_none_in_all_and_is_left_out_of_nodes():
 def test_qindex_bands_partition_the_pairs_and_are_judged_alone():
     logits, qindex, label = labels_with_covered(4, 2000)
     qindex[:8] = [0, 99, 100, 147, 148, 195, 196, 255]
-    found = evaluate_logits(logits, qindex, label)["by_qindex"]
+    report = evaluate_logits(logits, qindex, label)
+    found = report["by_qindex"]
     assert sum(band["all"]["count"] for band in found.values()) == 2000
     covered_values = []
     for name, band in found.items():
         low, high = map(int, name.split("-"))
         covered_values += range(low, high + 1)
         keep = (qindex >= low) & (qindex <= high)
-        alone = evaluate_logits(logits[keep], qindex[keep], label[keep])
-        assert {k: alone[k] for k in ("heads", "all", "nodes")} == band
+        alone = evaluate_logits(logits[keep], qindex[keep], label[keep], Keep(report["keep"], "val"))
+        assert {k: alone[k] for k in ("heads", "all", "nodes", "candidates")} == band
     assert covered_values == list(range(256))
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import partition
 from train.freeze import batch_norms, freeze, parameter_count
-from train.model import ModelConfig, PartitionModel, chain_rule
+from train.model import ADAPTERS, ModelConfig, PartitionModel, chain_rule
 
 TRUNKS = ("compact", "resnet18")
 
@@ -122,7 +122,7 @@ def test_compact_stays_within_twelve_megaflops_once_compiled():
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-@pytest.mark.parametrize("adapters", ["series", "none"])
+@pytest.mark.parametrize("adapters", ADAPTERS)
 @pytest.mark.parametrize("qindex_input", ["film", "none"])
 def test_shapes(trunk, adapters, qindex_input, real_blocks):
     model = make(trunk=trunk, adapters=adapters, qindex_input=qindex_input).eval()
@@ -236,6 +236,30 @@ def test_a_new_adapter_hardly_changes_the_features(trunk, real_blocks):
         assert (adapter.alpha == 1).all()
 
 
+@pytest.mark.parametrize("adapters", ["lora", "parallel"])
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_other_adapters_start_from_the_trunks_own_features_and_can_leave_them(trunk, adapters, real_blocks):
+    model = make(trunk=trunk, adapters=adapters).eval()
+    with torch.no_grad():
+        body, embedding = model.body(*tensors(real_blocks))
+        bare, adapted = model.stage1_features(body, embedding), model.adapted_features(body, embedding)
+        assert (bare - adapted).abs().max() < 1e-2 * bare.abs().max()
+        for parameter in model.adapters.parameters():
+            parameter.normal_()
+        assert (bare - model.adapted_features(body, embedding)).abs().max() > bare.abs().max()
+
+
+def test_a_low_rank_adapter_is_a_low_rank_update_of_the_next_layer():
+    adapter = make(adapters="lora").adapters[0]
+    with torch.no_grad():
+        adapter.up.weight.normal_()
+        x, weight = torch.randn(5, 160), torch.randn(7, 160)
+        update = weight @ adapter.up.weight[:, :, 0, 0] @ adapter.down.weight[:, :, 0, 0]
+        assert torch.linalg.matrix_rank(update) <= 40
+        found = adapter(x[:, :, None, None])[:, :, 0, 0] @ weight.T
+    assert torch.allclose(found, x @ (weight + update).T, atol=1e-3)
+
+
 def test_an_adapter_is_the_seeds_formula():
     adapter = make().adapters[0].eval()
     with torch.no_grad():
@@ -253,7 +277,7 @@ def test_an_adapter_is_the_seeds_formula():
     [
         {"trunk": "vgg"},
         {"qindex_input": "add"},
-        {"adapters": "parallel"},
+        {"adapters": "houlsby"},
         {"adapter_reduction": 0},
         {"adapter_reduction": 3},
         {"adapter_reduction": 1000},
