@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom demo test test-all bench-gpu check clean
+.PHONY: help venv libaom c-api demo test test-all bench-gpu check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 libaom: ## build the libaom that labels come from, once for this machine (2 to 4 minutes)
 	encoder/build_libaom.sh
+
+c-api: ## build the C library, its pkg-config file and its example into build/c
+	$(MAKE) -C export/c/source BUILD=$(CURDIR)/build/c
 
 demo: venv ## train on the embedded sample, export, predict, draw (about 7 minutes on 2 cores)
 	$(PY) cli.py train
@@ -42,4 +45,4 @@ check: venv ## ruff and mypy --strict
 	$(VENV)/bin/mypy
 
 clean: ## remove what make and the default commands write, but not the venv
-	rm -rf runs bundles demo .stamps .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf runs bundles demo build .stamps .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -207,6 +207,7 @@ def evaluate(
     type=click.Choice(["same-compute-capability", "ampere-plus"]),
     help="tensorrt: the engine also runs on other GPUs.",
 )
+@click.option("--c", "c_dir", type=folder, help="Also write the model as C: sources and a blob for each precision.")
 @click.option("--triton", type=folder, help="Also write the bundle's models into this Triton model repository.")
 @json_option
 def export(
@@ -217,6 +218,7 @@ def export(
     precision: str,
     package: str,
     engine: str,
+    c_dir: Path | None,
     triton: Path | None,
     as_json: bool,
     **engine_options: Any,
@@ -225,8 +227,16 @@ def export(
     from export.run import ExportTask, export_run
 
     engines = _engines(engine, **engine_options)
+    c_precisions = tuple(p for p in precision.split(",") if p in ("fp32", "int8"))
+    if c_dir is not None and not (fold_bn and c_precisions):
+        raise UsageError("--c needs a folded model in fp32 or int8", "add --fold-bn --precision fp32,int8")
     task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package)
     manifest = export_run(task, _say, ProgressLine())
+    if c_dir is not None:
+        from bundle import Bundle
+        from export.c.write import write_c
+
+        write_c(Bundle(output_dir, manifest), c_dir, c_precisions, _say)
     if triton is not None:
         from bundle import Bundle
         from export.triton import write_repository

@@ -123,7 +123,8 @@ def compile_model(
     half = options.precision == "fp16"
     dtype = torch.float16 if half else torch.float32
     cuda = half if options.cuda is None else options.cuda
-    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), dtype, cuda, options.rows))
+    choose = chooser(options.lower, options.precision)
+    lowered = lower_model(pruned, example, LowerOptions(choose, dtype, cuda, options.rows))
     done(f"lower-{options.lower}", lowered, row)
     distribute_products(lowered)
     done("distribute", lowered, row)

@@ -1,7 +1,7 @@
 """A max pool on rows: each output value is the largest of a fixed list of input values.
 
-      map 4x4, window 3x3/2, padding 1       output 0 reads    a b     output 1 reads    b c d
-                                             (corner)          e f     (edge)            f g h
+map 4x4, window 3x3/2, padding 1       output 0 reads    a b     output 1 reads    b c d
+                                       (corner)          e f     (edge)            f g h
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def pool_index(pool: fx.Node, shape: Shape, order: str, out_order: str) -> Tenso
     size = height * width
     units = torch.eye(size).reshape(size, 1, height, width)
     arguments: Any = pool.args[1:]
-    seen = F.max_pool2d(units, *arguments, **pool.kwargs).reshape(size, -1).numpy() > 0
+    pooled: Tensor = F.max_pool2d(units, *arguments, **pool.kwargs)  # type: ignore[assignment]
+    seen = pooled.reshape(size, -1).numpy() > 0
     windows = [np.flatnonzero(column) for column in seen.T]
     widest = max(map(len, windows))
     padded = np.array([[*w, *[w[0]] * (widest - len(w))] for w in windows])

@@ -1,4 +1,4 @@
-"""The C library through ctypes: `make c-api` or an export with --c builds it, export/c/source/av1part.h documents it."""
+"""The C library through ctypes: `make c-api` builds it, export/c/source/av1part.h documents it."""
 
 from __future__ import annotations
 

@@ -190,13 +190,13 @@ static int runs_here(const struct kernel *kernel)
 int av1part_use(av1part_model *model, const char *instructions)
 {
     if (!model || !instructions)
-        return AV1PART_INVALID;
+        return AV1PART_E_INVALID;
     for (size_t i = 0; i < KERNEL_COUNT; i++)
         if (!strcmp(KERNELS[i].name, instructions) && runs_here(&KERNELS[i])) {
             model->kernel = &KERNELS[i];
-            return AV1PART_OK;
+            return 0;
         }
-    return AV1PART_MISSING;
+    return AV1PART_E_MISSING;
 }
 
 /* -------------------------------------------------------------------------------------------- SHA-256 (FIPS 180-4) */
@@ -333,18 +333,18 @@ static int open_blob(struct av1part_model *model, const void *blob, size_t size)
     const unsigned char *bytes = blob;
     uint64_t written;
     if (!*(const unsigned char *)&one)
-        return AV1PART_FOREIGN;
+        return AV1PART_E_FOREIGN;
     if ((uintptr_t)blob % 4)
-        return AV1PART_INVALID;
+        return AV1PART_E_INVALID;
     if (size < HEADER || size % 4 || size / 4 > NOWHERE || memcmp(bytes, "AV1PART", 8))
-        return AV1PART_CORRUPT;
+        return AV1PART_E_CORRUPT;
     model->words = blob;
     model->word_count = size / 4;
     if (model->words[2] != VERSION || model->words[3] != HEADER)
-        return AV1PART_FOREIGN;
+        return AV1PART_E_FOREIGN;
     memcpy(&written, bytes + 16, sizeof written);
     if (written != size || !sha256_is(bytes + 64, size - 64, bytes + 24))
-        return AV1PART_CORRUPT;
+        return AV1PART_E_CORRUPT;
     const uint32_t *known = model->words + 16;
     model->precision = known[0];
     model->count = known[1];
@@ -354,28 +354,28 @@ static int open_blob(struct av1part_model *model, const void *blob, size_t size)
     model->keeps = known[6];
     model->keep = (const float *)(const void *)(known + 18);
     if (known[7] != SAMPLES || known[8] != AV1PART_LOGITS || known[9] != AV1PART_PARTITIONS)
-        return AV1PART_FOREIGN;
+        return AV1PART_E_FOREIGN;
     if (model->count > MOST_OPS || model->slots > MOST_SLOTS || model->keeps > MOST_KEEP ||
         !within(known[2], (uint64_t)model->count * (sizeof(struct op) / 4), model->word_count) ||
         !within(model->luma, SAMPLES, model->slots) || !within(model->logits, AV1PART_LOGITS, model->slots))
-        return AV1PART_CORRUPT;
+        return AV1PART_E_CORRUPT;
     model->ops = (const struct op *)(const void *)(model->words + known[2]);
     for (uint32_t i = 0; i < model->count; i++)
         if (!is_op(model, &model->ops[i]))
-            return AV1PART_CORRUPT;
+            return AV1PART_E_CORRUPT;
     for (size_t i = 0; i < KERNEL_COUNT && !model->kernel; i++)
         if (runs_here(&KERNELS[i]))
             model->kernel = &KERNELS[i];
-    return AV1PART_OK;
+    return 0;
 }
 
 int av1part_open_memory(av1part_model **model, const void *blob, size_t size)
 {
     if (!model || !blob)
-        return AV1PART_INVALID;
+        return AV1PART_E_INVALID;
     *model = calloc(1, sizeof **model);
     if (!*model)
-        return AV1PART_MEMORY;
+        return AV1PART_E_MEMORY;
     const int code = open_blob(*model, blob, size);
     if (code) {
         free(*model);
@@ -390,14 +390,14 @@ static int load(const char *path, void **content, size_t *size)
     struct stat about;
     const int file = open(path, O_RDONLY);
     if (file < 0)
-        return AV1PART_IO;
+        return AV1PART_E_IO;
     *content = MAP_FAILED;
     if (!fstat(file, &about) && S_ISREG(about.st_mode) && about.st_size > 0 && (uint64_t)about.st_size <= SIZE_MAX) {
         *size = (size_t)about.st_size;
         *content = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, file, 0);
     }
     close(file);
-    return *content == MAP_FAILED ? AV1PART_IO : AV1PART_OK;
+    return *content == MAP_FAILED ? AV1PART_E_IO : 0;
 }
 
 static void unload(void *content, size_t size)
@@ -410,7 +410,7 @@ static int load(const char *path, void **content, size_t *size)
     FILE *file = fopen(path, "rb");
     long end;
     if (!file)
-        return AV1PART_IO;
+        return AV1PART_E_IO;
     *content = NULL;
     if (!fseek(file, 0, SEEK_END) && (end = ftell(file)) > 0 && !fseek(file, 0, SEEK_SET)) {
         *size = (size_t)end;
@@ -421,7 +421,7 @@ static int load(const char *path, void **content, size_t *size)
         }
     }
     fclose(file);
-    return *content ? AV1PART_OK : AV1PART_IO;
+    return *content ? 0 : AV1PART_E_IO;
 }
 
 static void unload(void *content, size_t size)
@@ -436,7 +436,7 @@ int av1part_open_file(av1part_model **model, const char *path)
     void *content;
     size_t size = 0;
     if (!model || !path)
-        return AV1PART_INVALID;
+        return AV1PART_E_INVALID;
     *model = NULL;
     int code = load(path, &content, &size);
     if (code)
@@ -571,9 +571,9 @@ static int predict(const av1part_model *model, const struct source *from, const 
                    size_t scratch_size)
 {
     if (!scratch || (uintptr_t)scratch % AV1PART_SCRATCH_ALIGN)
-        return AV1PART_INVALID;
+        return AV1PART_E_INVALID;
     if (scratch_size < av1part_scratch_size(model))
-        return AV1PART_MEMORY;
+        return AV1PART_E_MEMORY;
     float *arena = scratch;
     uint8_t *qindex = (uint8_t *)scratch + arena_size(model);
     const size_t lanes = model->kernel->lanes, most = lanes * model->kernel->groups;
@@ -588,12 +588,12 @@ static int predict(const av1part_model *model, const struct source *from, const 
             qindex[i] = from->qindex[block * from->qindex_step];
         }
         if (seen >> from->depth)
-            return AV1PART_SAMPLE;
+            return AV1PART_E_SAMPLE;
         model->kernel->run(model, arena, groups, qindex);
         for (size_t i = 0; i < count; i++)
             answer(to, from, done + i, arena + (i / lanes * model->slots + model->logits) * lanes + i % lanes, lanes);
     }
-    return AV1PART_OK;
+    return 0;
 }
 
 int av1part_predict_blocks(const av1part_model *model, const void *blocks, size_t count, int bit_depth,
@@ -602,7 +602,7 @@ int av1part_predict_blocks(const av1part_model *model, const void *blocks, size_
 {
     if (!model || !is_depth(bit_depth, bytes_per_sample) || (count && (!blocks || !qindex)) ||
         count > SIZE_MAX / 2 / SAMPLES / sizeof(float))
-        return AV1PART_INVALID;
+        return AV1PART_E_INVALID;
     const struct source from = {blocks, AV1PART_BLOCK * bytes_per_sample, AV1PART_BLOCK, count * AV1PART_BLOCK, 1,
                                 count, bytes_per_sample, (unsigned)bit_depth, qindex, 1};
     const struct answer to = {logits, probability, NULL, 0};
@@ -615,7 +615,7 @@ int av1part_predict_plane(const av1part_model *model, const av1part_plane *plane
     if (!model || !plane || !plane->samples || !is_depth(plane->bit_depth, plane->bytes_per_sample) ||
         plane->width < 1 || plane->width > 65536 || plane->height < 1 || plane->height > 65536 || qindex < 0 ||
         qindex > 255 || !(threshold >= 0 && threshold <= 1))
-        return AV1PART_INVALID;
+        return AV1PART_E_INVALID;
     const uint8_t level = (uint8_t)qindex;
     const size_t columns = ((size_t)plane->width + AV1PART_BLOCK - 1) / AV1PART_BLOCK;
     const size_t rows = ((size_t)plane->height + AV1PART_BLOCK - 1) / AV1PART_BLOCK;
@@ -634,39 +634,39 @@ const char *av1part_instructions(const av1part_model *model)
 
 int av1part_precision(const av1part_model *model)
 {
-    return model ? (int)model->precision : AV1PART_INVALID;
+    return model ? (int)model->precision : AV1PART_E_INVALID;
 }
 
 int av1part_threshold(const av1part_model *model, double keep, float *threshold)
 {
     if (!model || !threshold)
-        return AV1PART_INVALID;
+        return AV1PART_E_INVALID;
     for (uint32_t i = 0; i < model->keeps; i++)
         if (model->keep[2 * i] > keep - 1e-4 && model->keep[2 * i] < keep + 1e-4) {
             *threshold = model->keep[2 * i + 1];
-            return AV1PART_OK;
+            return 0;
         }
-    return AV1PART_MISSING;
+    return AV1PART_E_MISSING;
 }
 
 const char *av1part_message(int code)
 {
     switch (code) {
-    case AV1PART_OK:
+    case 0:
         return "done";
-    case AV1PART_INVALID:
+    case AV1PART_E_INVALID:
         return "an argument is out of range, or a pointer that is needed is null or not aligned";
-    case AV1PART_IO:
+    case AV1PART_E_IO:
         return "the file cannot be read";
-    case AV1PART_CORRUPT:
+    case AV1PART_E_CORRUPT:
         return "no blob of av1part, or not as it was written";
-    case AV1PART_FOREIGN:
+    case AV1PART_E_FOREIGN:
         return "a blob of another version, or a machine that is not little-endian";
-    case AV1PART_MEMORY:
+    case AV1PART_E_MEMORY:
         return "no memory left, or too little scratch";
-    case AV1PART_SAMPLE:
+    case AV1PART_E_SAMPLE:
         return "a sample is above the bit depth";
-    case AV1PART_MISSING:
+    case AV1PART_E_MISSING:
         return "no such threshold in the blob, or no such instructions on this machine";
     default:
         return "no return code of av1part";
