@@ -8,13 +8,12 @@
  *     NONE, SPLIT (nodes of 8x8: from 1 on), HORZ, VERT
  *     av1_prune_ab_partitions                  3  A/B types and 4-way types are set from the mask
  *     A/B types, 4-way types
- *     av1_rd_pick_intra_mode_sb                4  for every block tried: vetoes 4-way types that pruning let through
  *
  * Left alone, being results of the search and not guesses before it: a type is not tried if what was tried before shows
- * that it cannot win, and the all-intra rule against ringing, which may replace NONE by SPLIT. */
+ * that it cannot win, and the all-intra rule against ringing, which may replace NONE by SPLIT. That NONE is in every
+ * mask is relied on: it always gives a node a cost, without which libaom tries 4-way types whatever (3) says. */
 #include "libaom_hook.h"
 
-#include <limits.h>
 #include <stddef.h>
 
 #include "partition_map.h"
@@ -26,7 +25,6 @@
 #include "av1/encoder/encodeframe_utils.h"
 #include "av1/encoder/encoder.h"
 #include "av1/encoder/partition_strategy.h"
-#include "av1/encoder/rdopt.h"
 
 #define BIT(partition) (1u << (partition))
 #define BASIC_TYPES 0x00Fu
@@ -159,21 +157,4 @@ void __wrap_av1_prune_ab_partitions(AV1_COMP *cpi, const MACROBLOCK *x, const PC
   state->partition_rect_allowed[VERT] = (node.mask & BIT(PARTITION_VERT_4)) != 0;
   state->do_rectangular_split = 1;
   stop_forcing();
-}
-
-void __real_av1_rd_pick_intra_mode_sb(const struct AV1_COMP *cpi, struct macroblock *x, struct RD_STATS *rd_cost,
-                                      BLOCK_SIZE bsize, PICK_MODE_CONTEXT *ctx, int64_t best_rd);
-void __wrap_av1_rd_pick_intra_mode_sb(const struct AV1_COMP *cpi, struct macroblock *x, struct RD_STATS *rd_cost,
-                                      BLOCK_SIZE bsize, PICK_MODE_CONTEXT *ctx, int64_t best_rd) {
-  /* Blocks of these sizes exist in 4-way partitions of 16x16 nodes alone. libaom does not prune these if nothing that
-   * was tried before fits the node's budget. */
-  const unsigned four_way = bsize == BLOCK_16X4   ? BIT(PARTITION_HORZ_4)
-                            : bsize == BLOCK_4X16 ? BIT(PARTITION_VERT_4)
-                                                  : 0;
-  if (four_way && is_restricted() && !(node.mask & four_way)) {
-    rd_cost->rate = INT_MAX;
-    rd_cost->rdcost = INT64_MAX;
-    return;
-  }
-  __real_av1_rd_pick_intra_mode_sb(cpi, x, rd_cost, bsize, ctx, best_rd);
 }

@@ -1,4 +1,4 @@
-/* Restricts libaom's partition search at 16x16 nodes, without a patch: libaom_hook.c replaces four of its functions at
+/* Restricts libaom's partition search at 16x16 nodes, without a patch: libaom_hook.c replaces three of its functions at
  * link time (ld --wrap), see README.md.
  *
  * One encoder of a process may be restricted at a time; other encoders must not encode while a frame of it is set.
