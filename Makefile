@@ -35,7 +35,7 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
 test: venv ## the test suite (under 10 minutes on 2 cores)
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile
 
 test-all: venv ## the suite and everything marked slow
 	$(PY) -m pytest -q -m "slow or not slow"

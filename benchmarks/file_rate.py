@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -36,6 +37,9 @@ def write_blocks(path: Path, blocks: NDArray[np.uint8], count: int) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, count, len(blocks)):
             file.write(np.ascontiguousarray(blocks[: count - start]).data)
+        # What is still to be written to the disk would slow down whoever writes next.
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def measure(bundle_dir: Path, runtime: str, precision: str, count: int, folder: Path) -> dict[str, Any]:
