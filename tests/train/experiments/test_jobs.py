@@ -24,7 +24,7 @@ def silent(*_):
 
 def settings_for(dataset, root, **values):
     return ExperimentSettings(
-        dataset, root, **{"nodes": 200, "stage1_epochs": 1, "epochs": 2, "batch_size": 64} | values
+        dataset, root, **{"nodes": 128, "stage1_epochs": 1, "epochs": 2, "batch_size": 64} | values
     )
 
 
