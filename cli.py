@@ -27,6 +27,7 @@ RUNTIME_NAMES = (
     "tensorrt-rtx",
 )
 LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
+EXPERIMENT_NAMES = ("bn", "adapter-reduction", "adapters", "loss", "augmentation")
 DEFAULT_BUNDLE = Path("bundles/default")
 _ENGINE_OPTIONS = (
     "engine_input",
@@ -149,6 +150,42 @@ def train(
     if info:
         _say(table(info["evaluation"]))
         _finish(as_json, {"output_dir": str(output_dir), "evaluation": info["evaluation"]})
+
+
+@main.command()
+@click.argument("name", metavar="NAME", type=click.Choice([*EXPERIMENT_NAMES, "all"]))
+@click.option("--dataset-dir", type=folder, default=Path("data/sample"))
+@click.option("--output-dir", type=folder, default=Path("runs/experiments"), help="Finished runs; they are kept.")
+@click.option("--results-dir", type=folder, default=Path("benchmarks/results"), help="Where JSON and PNG go.")
+@click.option("--nodes", type=click.IntRange(1), default=100_000, help="Train nodes, the same for all runs.")
+@click.option("--stage1-epochs", type=click.IntRange(1), default=6)
+@click.option("--epochs", type=click.IntRange(1), default=10, help="At most, of stage 2.")
+@click.option("--batch-size", type=click.IntRange(2), default=1024)
+@click.option("--seeds", type=click.IntRange(2, 20), help="[default: 5 for bn, 3 for the others]")
+@click.option("--jobs", type=click.IntRange(1), default=1, help="Runs at once, on one device.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--finished-only", is_flag=True, help="Run nothing: tables of the seeds that are finished.")
+@json_option
+def experiment(
+    name: str,
+    results_dir: Path,
+    seeds: int | None,
+    jobs: int,
+    finished_only: bool,
+    as_json: bool,
+    **plain: Any,
+) -> None:
+    """Compare the arms of an experiment over several seeds, paired: a table with intervals, JSON and PNG.
+
+    NAME is bn, adapter-reduction, adapters, loss, augmentation, or all. Finished runs are kept, and not run again.
+    """
+    from train.experiments.arms import ExperimentSettings
+    from train.experiments.command import run_experiments
+
+    settings = _config(lambda: ExperimentSettings(**plain))
+    names = EXPERIMENT_NAMES if name == "all" else (name,)
+    found = run_experiments(names, settings, seeds, jobs, finished_only, results_dir, ProgressLine(), _say)
+    _finish(as_json, {"experiments": found})
 
 
 @main.command()

@@ -6,7 +6,9 @@ The error boundary is the one place where errors become exit codes (docs/DESIGN.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ class ErrorBoundary(click.Group):
         """As click's, except that --debug may stand anywhere and that nothing but SystemExit comes out."""
         given = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in given
+        _let_sigterm_interrupt()
         try:
             # click's own main would print a blank line on Ctrl-C, and take a closed pipe for a success.
             with self.make_context(
@@ -43,6 +46,12 @@ class ErrorBoundary(click.Group):
             _give_up_stdout()
             sys.exit(code)
         sys.exit(0)
+
+
+def _let_sigterm_interrupt() -> None:
+    """What Ctrl-C cleans up or saves, `kill` and schedulers' time limits must too."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _verdict(error: BaseException) -> tuple[str, str, int]:

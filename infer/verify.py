@@ -20,7 +20,7 @@ from errors import ArtefactError, ForeignArtefactError, MissingComponentError, P
 from infer.certificate import Certificate, ReferenceSet, certificate
 from infer.engine_record import EngineRecord
 from infer.parity import TOLERANCES
-from infer.session import SessionOptions, open_session
+from infer.session import SessionOptions, cuda_devices, open_session
 from infer.verify_table import table
 from partition import LOGITS
 
@@ -149,9 +149,11 @@ def verify_bundle(root: Path, announce: Callable[[str], None], output_dir: Path 
 def _checks(bundle: Bundle, reference: ReferenceSet) -> Iterator[Check]:
     for name, entry in bundle.manifest.files.items():
         for runtime in _runtimes(name, entry):
-            if entry.precision not in TOLERANCES:
-                raise ArtefactError(f"{bundle.path(name)}: no tolerance is known for precision '{entry.precision}'")
-            found, not_run = _certificate(bundle, name, entry, runtime, reference)
+            precision = "fp16" if runtime == "fused" else entry.precision
+            if precision not in TOLERANCES:
+                raise ArtefactError(f"{bundle.path(name)}: no tolerance is known for precision '{precision}'")
+            options = SessionOptions(8, precision, form=entry.input)
+            found, not_run = _certificate(bundle, name, options, runtime, reference)
             yield Check(name, runtime, _stored(entry), found, not_run)
 
 
@@ -161,14 +163,15 @@ def _runtimes(name: str, entry: BundleFile) -> tuple[str, ...]:
         return (EngineRecord.of(name, entry).runtime,)
     if entry.kind == "package":
         return ("aotinductor",)
+    if entry.kind == "weights":  # asked without a GPU, the session would import torch only to say no
+        return ("fused",) if cuda_devices() else ()
     return ("onnxruntime-cpu", "onnxruntime-cuda") if entry.kind == "onnx" else ()
 
 
 def _certificate(
-    bundle: Bundle, name: str, entry: BundleFile, runtime: str, reference: ReferenceSet
+    bundle: Bundle, name: str, options: SessionOptions, runtime: str, reference: ReferenceSet
 ) -> tuple[Certificate | None, str]:
     # Every input form takes 8-bit samples, the only depth of the reference.
-    options = SessionOptions(8, entry.precision, form=entry.input)
     try:
         session = open_session(bundle, runtime, options)
     except MissingComponentError as error:
@@ -177,7 +180,7 @@ def _certificate(
         return None, f"{error.message}; {error.hint}"
     if session.info.file != name:
         return None, f"this machine runs {session.info.file} instead"
-    return certificate(session, reference, entry.precision), ""
+    return certificate(session, reference, options.precision), ""
 
 
 def _stored(entry: BundleFile) -> Certificate | None:

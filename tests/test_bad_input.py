@@ -903,12 +903,14 @@ def test_a_reader_that_goes_away(place):
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
-def interrupt(words: list[str], ready: Callable[[subprocess.Popen], object]) -> Ended:
-    """Start a command, wait for `ready`, and press Ctrl-C."""
+def interrupt(
+    words: list[str], ready: Callable[[subprocess.Popen], object], how: signal.Signals = signal.SIGINT
+) -> Ended:
+    """Start a command, wait for `ready`, and press Ctrl-C, or send another signal."""
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         ready(process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()
@@ -919,19 +921,21 @@ def line_with(text: str) -> Callable[[subprocess.Popen], object]:
     return lambda process: next(line for line in process.stdout if text in line)
 
 
-def test_ctrl_c_in_predict_leaves_nothing(place):
-    blocks = place.npy(np.zeros((60_000, 16, 16), np.uint8))
-    before = tree(place.root)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_prediction_leaves_what_was_finished_and_nothing_else(place, how):
+    blocks = place.npy(np.zeros((200_000, 16, 16), np.uint8))
 
-    def writing(process: subprocess.Popen) -> None:
+    def has_written(process: subprocess.Popen) -> None:
         end = time.monotonic() + 60
-        while tree(place.root) == before:
+        while not any(p.stat().st_size > 400_000 for p in place.root.glob(".out.npz.*")):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
 
-    ended = interrupt(command(*place.predict(blocks)), writing)
-    assert_refused(ended, INTERRUPTED, "interrupted")
-    assert tree(place.root) == before
+    ended = interrupt(command(*place.predict(blocks)), has_written, how)
+    assert_refused(ended, INTERRUPTED, "interrupted.*blocks are in .*out.partial.npz")
+    assert {p.name for p in place.root.iterdir()} == {"blocks.npy", "out.partial.npz"}
+    with np.load(place.root / "out.partial.npz") as saved:
+        assert 8160 <= len(saved["partition"]) < 200_000 and len(saved["partition"]) % 8160 == 0
 
 
 def test_ctrl_c_in_training_and_resume_give_the_same_weights_to_the_bit(place, cli):

@@ -237,6 +237,15 @@ def test_predict_streams_through_the_gpu(bundle_dir, real_blocks, tmp_path):
         np.testing.assert_allclose(a["probability"], b["probability"], atol=0.02)
 
 
+def test_verify_proves_the_fused_runtime(bundle_dir):
+    from infer.verify import verify_bundle
+
+    result = verify_bundle(bundle_dir, lambda _: None)
+    result.raise_failures()
+    [check] = [c for c in result.checks if c.runtime == "fused"]
+    assert check.file == "model.safetensors" and check.found is not None and check.found.report.count == 512
+
+
 FAILING = """
 import sys
 import numpy as np, torch

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -106,10 +107,9 @@ class StageNet(nn.Module):
         logits = {head: self.model.heads[head](features) for head in STAGE_HEADS[self.stage]}
         total = features.new_zeros(())
         for head, z in logits.items():
-            total = total + self._mixed(batch, lambda label, h=head, z=z: self._head_loss(h, z, label))
+            total = total + self._mixed(batch, partial(self._head_loss, head, z))
         if self.auxiliary is not None:
-            ten = self.auxiliary(features)
-            total = total + self._mixed(batch, lambda label: self._ten_loss(ten, label))
+            total = total + self._mixed(batch, partial(self._ten_loss, self.auxiliary(features)))
         return total, logits
 
     def _mixed(self, batch: Batch, loss: Callable[[Tensor], Tensor]) -> Tensor:

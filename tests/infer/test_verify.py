@@ -61,6 +61,23 @@ def test_a_good_bundle_passes_and_every_onnx_file_is_run(bundle):
     assert values["passed"] and values["checks"][0]["found"]["machine"]["cpu"]
 
 
+def test_with_a_gpu_the_weights_are_run_as_fused(bundle, monkeypatch):
+    asked = []
+
+    def refuse(bundle, runtime, options):
+        asked.append((runtime, options.precision, options.bit_depth))
+        raise MissingComponentError("no cuBLASLt here")
+
+    def opened(bundle, runtime, options):
+        return refuse(bundle, runtime, options) if runtime == "fused" else open_session(bundle, runtime, options)
+
+    monkeypatch.setattr(infer.verify, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(infer.verify, "open_session", opened)
+    [check] = [c for c in verify_bundle(bundle, lambda _: None).checks if c.runtime == "fused"]
+    assert asked == [("fused", "fp16", 8)]
+    assert (check.file, check.not_run, check.stored) == ("model.safetensors", "no cuBLASLt here", None)
+
+
 def test_what_cannot_be_run_here_is_listed_with_the_reason(bundle, monkeypatch):
     def without_cuda(bundle, runtime, options):
         if runtime == "onnxruntime-cuda":
