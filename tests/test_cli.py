@@ -87,6 +87,7 @@ OPTIONS = {
         "--timing-cache": None,
         "--version-compatible": False,
         "--hardware-compatible": None,
+        "--c": None,
         "--triton": None,
     },
     "predict": {
