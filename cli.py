@@ -267,6 +267,7 @@ def evaluate(
     type=click.Choice(["same-compute-capability", "ampere-plus"]),
     help="tensorrt: the engine also runs on other GPUs.",
 )
+@click.option("--c", "c_dir", type=folder, help="Also write the model as C: sources and a blob for each precision.")
 @click.option("--triton", type=folder, help="Also write the bundle's models into this Triton model repository.")
 @json_option
 def export(
@@ -278,6 +279,7 @@ def export(
     onnx_input: str,
     package: str,
     engine: str,
+    c_dir: Path | None,
     triton: Path | None,
     as_json: bool,
     **engine_options: Any,
@@ -287,8 +289,16 @@ def export(
 
     engines = _engines(engine, **engine_options)
     forms = tuple(onnx_input.split(","))
+    c_precisions = tuple(p for p in precision.split(",") if p in ("fp32", "int8"))
+    if c_dir is not None and not (fold_bn and c_precisions):
+        raise UsageError("--c needs a folded model in fp32 or int8", "add --fold-bn --precision fp32,int8")
     task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package, forms)
     manifest = export_run(task, _say, ProgressLine())
+    if c_dir is not None:
+        from bundle import Bundle
+        from export.c.write import write_c
+
+        write_c(Bundle(output_dir, manifest), c_dir, c_precisions, _say)
     if triton is not None:
         from bundle import Bundle
         from export.triton import write_repository

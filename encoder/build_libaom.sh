@@ -13,6 +13,7 @@
 # user names; either way its SHA-256 is checked. Nothing is installed: a missing tool ends with exit 4 and the
 # package that holds it, as does a compiler that fails. Other exits: 1 cannot write, 2 usage, 3 no source or a wrong one.
 set -eu
+. "$(dirname "$0")/debian_source.sh"
 
 version=3.12.1
 suite=trixie
@@ -52,23 +53,6 @@ check_tools() {
     [ -z "$missing" ] || fail 4 "cannot build libaom, not found:$missing_commands" "apt-get install$missing"
 }
 
-# One line per package archive that this machine already uses, Debian's main archive first.
-archives() {
-    apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | sort -u | grep -E '/debian/?$' || true
-}
-
-fetch_from() { # archive address; leaves the tarball in $work
-    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    signed=
-    [ ! -e "$keyring" ] || signed="[signed-by=$keyring]"
-    echo "deb-src $signed $1 $suite main" >"$work/sources.list"
-    mkdir -p "$work/lists/partial" "$work/apt-cache/archives/partial"
-    # A private list and cache: the system's own apt settings stay as they are.
-    set -- -qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null \
-        -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/apt-cache" -o APT::Sandbox::User=
-    apt-get "$@" update >&2 && (cd "$work" && apt-get "$@" source --download-only --tar-only aom >&2)
-}
-
 fetch() {
     command -v apt-get >/dev/null 2>&1 || fail 3 "no apt-get here to fetch libaom $version with" \
         "give Debian's source tarball of aom $version with --tarball"
@@ -104,13 +88,11 @@ compile() {
 }
 
 collect() {
-    mkdir -p "$work/done/lib" "$work/done/bin" "$work/done/include"
+    mkdir -p "$work/done/lib" "$work/done/bin"
     cp -P "$work"/build/libaom.so* "$work/build/libaom.a" "$work/done/lib/"
     cp "$work/build/aomenc" "$work/build/aomdec" "$work/done/bin/"
     cp "$work/source/LICENSE" "$work/source/PATENTS" "$work/done/"
-    (cd "$work/source" && find aom aom_* av1 common third_party -name '*.h' | tar -cf - -T -) |
-        tar -xf - -C "$work/done/include"
-    cp -r "$work/build/config" "$work/done/include/"
+    copy_headers "$work/source" "$work/build" "$work/done/include"
     "$work/done/bin/aomenc" --help | grep -q "$version" || fail 1 "the built aomenc does not run"
     echo "$recipe" >"$work/done/build-info.txt"
 }

@@ -94,6 +94,7 @@ OPTIONS = {
         "--timing-cache": None,
         "--version-compatible": False,
         "--hardware-compatible": None,
+        "--c": None,
         "--triton": None,
     },
     "predict": {

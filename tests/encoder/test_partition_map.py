@@ -1,5 +1,6 @@
 """encoder/partition_map.c against infer/partition_map.py: what one writes the other reads, and both refuse alike."""
 
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -11,6 +12,8 @@ from errors import InputError
 from infer.partition_map import HEADER, UNDECIDED, MapFormat, PartitionMap, leave_edges, read_partition_map
 from infer.partition_map import write_partition_map as write
 from tests.helpers import REPO
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
 
 END, CANNOT_OPEN, NOT_A_MAP, OTHER_VERSION, BAD_HEADER, BAD_MASK, TRUNCATED, TOO_LONG = 1, 2, 4, 5, 6, 7, 8, 9
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]

@@ -1,0 +1,296 @@
+/* av1part-enc: an all-intra libaom encoder that tries only the partitions of a partition map.
+ *
+ *     input frame -> masks (file, or a predicting process) -> libaom, restricted by the hook -> IVF or OBU
+ *
+ * libaom encodes each frame within its own call (no lag), so the masks that are set before the call are that frame's.
+ * Exit status: 0 done; 1 cannot write; 2 usage; 3 bad input; 4 cannot predict; 70 libaom failed. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "aom/aom_encoder.h"
+#include "aom/aomcx.h"
+
+#include "frame_input.h"
+#include "libaom_hook.h"
+#include "options.h"
+#include "partition_map.h"
+#include "predictor.h"
+#include "stream_output.h"
+
+enum { CANNOT_WRITE = 1, BAD_INPUT = 3, CANNOT_PREDICT = 4, LIBAOM_FAILED = 70 };
+
+typedef struct {
+  Options options;
+  FrameInput input;
+  StreamOutput output;
+  FILE *reconstruction;
+  aom_codec_ctx_t codec;
+  int codec_is_open;
+  Predictor predictor;
+  av1part_map *map;
+  uint8_t *met; /* by node of the current frame */
+  uint64_t nodes, restricted, nodes_met, bytes;
+  double encode_seconds, predict_seconds;
+  double squared_error[3], samples[3];
+} Encoder;
+
+static int fail(int status, const char *subject, const char *message) {
+  fprintf(stderr, "error: %s: %s\n", subject, message);
+  return status;
+}
+
+static double cpu_seconds(void) {
+  struct rusage used;
+  if (getrusage(RUSAGE_SELF, &used)) return 0;
+  return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+         1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
+}
+
+static double wall_seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* libaom's qindex of a cq-level. */
+static int qindex_of(int cq) { return cq < 62 ? 4 * cq : cq == 62 ? 249 : 255; }
+
+static int open_codec(Encoder *encoder) {
+  const Options *options = &encoder->options;
+  const FrameFormat *format = &encoder->input.format;
+  aom_codec_enc_cfg_t config;
+  if (aom_codec_enc_config_default(aom_codec_av1_cx(), &config, AOM_USAGE_ALL_INTRA)) return LIBAOM_FAILED;
+  config.g_w = format->width;
+  config.g_h = format->height;
+  config.g_bit_depth = (aom_bit_depth_t)format->bit_depth;
+  config.g_input_bit_depth = (unsigned)format->bit_depth;
+  config.monochrome = (unsigned)format->monochrome;
+  config.g_timebase.num = format->scale;
+  config.g_timebase.den = format->rate;
+  config.g_limit = options->limit;
+  config.g_threads = (unsigned)options->threads;
+  config.g_lag_in_frames = 0;
+  config.rc_end_usage = AOM_Q;
+  const aom_codec_flags_t flags = format->bit_depth > 8 ? AOM_CODEC_USE_HIGHBITDEPTH : 0;
+  if (aom_codec_enc_init(&encoder->codec, aom_codec_av1_cx(), &config, flags))
+    return fail(LIBAOM_FAILED, "libaom", aom_codec_error(&encoder->codec));
+  encoder->codec_is_open = 1;
+  const aom_codec_err_t wrong =
+      aom_codec_control(&encoder->codec, AOME_SET_CPUUSED, options->speed) |
+      aom_codec_control(&encoder->codec, AOME_SET_CQ_LEVEL, (unsigned)options->cq) |
+      aom_codec_control(&encoder->codec, AV1E_SET_TILE_COLUMNS, (unsigned)options->tile_columns) |
+      aom_codec_control(&encoder->codec, AV1E_SET_TILE_ROWS, (unsigned)options->tile_rows) |
+      aom_codec_control(&encoder->codec, AV1E_SET_COLOR_RANGE, format->full_range);
+  return wrong ? fail(LIBAOM_FAILED, "libaom", "it refuses an option") : 0;
+}
+
+/* The map's header must be of these frames at this qindex. */
+static int check_map(Encoder *encoder, const char *name) {
+  const av1part_map_info info = av1part_map_describe(encoder->map);
+  const FrameFormat *format = &encoder->input.format;
+  char message[160];
+  if (info.width == format->width && info.height == format->height && info.qindex == qindex_of(encoder->options.cq)) {
+    encoder->met = malloc((size_t)info.rows * info.columns);
+    return encoder->met ? 0 : fail(LIBAOM_FAILED, name, "not enough memory");
+  }
+  snprintf(message, sizeof(message), "it is for %ux%u at qindex %d, and this is %ux%u at %d", (unsigned)info.width,
+           (unsigned)info.height, info.qindex, (unsigned)format->width, (unsigned)format->height,
+           qindex_of(encoder->options.cq));
+  return fail(BAD_INPUT, name, message);
+}
+
+static int open_map(Encoder *encoder) {
+  const Options *options = &encoder->options;
+  const char *name = options->map ? options->map : "prediction";
+  av1part_status status = AV1PART_OK;
+  if (options->predictor.bundle) {
+    const FrameFormat *raw = options->is_raw ? &options->raw : NULL;
+    if (!predictor_start(&encoder->predictor, options->input, raw, qindex_of(options->cq), &options->predictor))
+      return fail(CANNOT_PREDICT, name, "the predicting process cannot be started");
+    status = av1part_map_open_stream(encoder->predictor.stream, &encoder->map);
+    /* It has said itself what was wrong. */
+    if (status) return fail(CANNOT_PREDICT, name, "the predicting process gave no map");
+  } else if (options->map) {
+    status = av1part_map_open_file(options->map, &encoder->map);
+    if (status) return fail(BAD_INPUT, name, av1part_status_text(status));
+  }
+  return encoder->map ? check_map(encoder, name) : 0;
+}
+
+static int set_masks(Encoder *encoder) {
+  if (!encoder->map) return 0;
+  av1part_map_frame frame;
+  const av1part_status status = av1part_map_next(encoder->map, &frame);
+  if (status) {
+    const char *text = status == AV1PART_END ? "it has fewer frames than the input" : av1part_status_text(status);
+    return encoder->options.map ? fail(BAD_INPUT, encoder->options.map, text) : fail(CANNOT_PREDICT, "prediction", text);
+  }
+  const size_t nodes = (size_t)frame.rows * frame.columns;
+  encoder->nodes += nodes;
+  for (size_t i = 0; i < nodes; i++) encoder->restricted += frame.masks[i] != AV1PART_UNDECIDED;
+  memset(encoder->met, 0, nodes);
+  av1part_hook_set(frame.masks, frame.rows, frame.columns, encoder->met);
+  return 0;
+}
+
+static void clear_masks(Encoder *encoder) {
+  if (!encoder->map) return;
+  av1part_hook_clear();
+  const av1part_map_info info = av1part_map_describe(encoder->map);
+  for (size_t i = 0; i < (size_t)info.rows * info.columns; i++) encoder->nodes_met += encoder->met[i];
+}
+
+static uint32_t sample_at(const uint8_t *row, size_t column, int is_deep) {
+  return is_deep ? (uint32_t)row[2 * column] | (uint32_t)row[2 * column + 1] << 8 : row[column];
+}
+
+/* Adds up the reconstruction's squared error, and writes it if asked for. */
+static int look_at_reconstruction(Encoder *encoder) {
+  const FrameFormat *format = &encoder->input.format;
+  const size_t source_bytes = format->bit_depth > 8 ? 2 : 1;
+  const uint8_t *source = encoder->input.samples;
+  aom_image_t image;
+  if (aom_codec_control(&encoder->codec, AV1_GET_NEW_FRAME_IMAGE, &image))
+    return fail(LIBAOM_FAILED, "libaom", "it gives no reconstruction");
+  const int is_deep = (image.fmt & AOM_IMG_FMT_HIGHBITDEPTH) != 0;
+  for (int plane = 0; plane < (format->monochrome ? 1 : 3); plane++) {
+    const size_t width = plane ? (format->width + 1) / 2 : format->width;
+    const size_t height = plane ? (format->height + 1) / 2 : format->height;
+    uint64_t error = 0;
+    for (size_t y = 0; y < height; y++, source += source_bytes * width) {
+      const uint8_t *row = image.planes[plane] + (ptrdiff_t)y * image.stride[plane];
+      for (size_t x = 0; x < width; x++) {
+        const int64_t difference =
+            (int64_t)sample_at(source, x, source_bytes == 2) - (int64_t)sample_at(row, x, is_deep);
+        error += (uint64_t)(difference * difference);
+      }
+      if (encoder->reconstruction && (is_deep ? 2u : 1u) == source_bytes &&
+          fwrite(row, source_bytes, width, encoder->reconstruction) != width)
+        return fail(CANNOT_WRITE, encoder->options.reconstruction, "it cannot be written");
+    }
+    encoder->squared_error[plane] += (double)error;
+    encoder->samples[plane] += (double)width * (double)height;
+  }
+  return 0;
+}
+
+static void wrap_image(aom_image_t *image, const FrameInput *input) {
+  const FrameFormat *format = &input->format;
+  const size_t bytes = format->bit_depth > 8 ? 2 : 1;
+  const size_t luma = bytes * format->width * format->height;
+  const size_t chroma_width = (format->width + 1) / 2, chroma_height = (format->height + 1) / 2;
+  aom_img_wrap(image, bytes == 2 ? AOM_IMG_FMT_I42016 : AOM_IMG_FMT_I420, format->width, format->height, 1,
+               input->samples);
+  image->bit_depth = (unsigned)format->bit_depth;
+  image->monochrome = format->monochrome;
+  image->planes[1] = input->samples + luma;
+  image->planes[2] = input->samples + luma + bytes * chroma_width * chroma_height;
+  image->stride[0] = (int)(bytes * format->width);
+  image->stride[1] = image->stride[2] = (int)(bytes * chroma_width);
+}
+
+static int encode_frame(Encoder *encoder, int64_t time) {
+  const aom_codec_cx_pkt_t *packet;
+  aom_codec_iter_t cursor = NULL;
+  aom_image_t image;
+  int units = 0, status = set_masks(encoder);
+  if (status) return status;
+  wrap_image(&image, &encoder->input);
+  const double before = cpu_seconds();
+  const aom_codec_err_t wrong = aom_codec_encode(&encoder->codec, &image, time, 1, 0);
+  encoder->encode_seconds += cpu_seconds() - before;
+  clear_masks(encoder);
+  if (wrong) return fail(LIBAOM_FAILED, "libaom", aom_codec_error(&encoder->codec));
+  while ((packet = aom_codec_get_cx_data(&encoder->codec, &cursor))) {
+    if (packet->kind != AOM_CODEC_CX_FRAME_PKT) continue;
+    units++;
+    encoder->bytes += packet->data.frame.sz;
+    if (!stream_output_write(&encoder->output, packet->data.frame.buf, packet->data.frame.sz, packet->data.frame.pts))
+      return fail(CANNOT_WRITE, encoder->options.output, "it cannot be written");
+  }
+  if (units != 1) return fail(LIBAOM_FAILED, "libaom", "it did not encode the frame within its call");
+  return look_at_reconstruction(encoder);
+}
+
+static int encode(Encoder *encoder) {
+  const Options *options = &encoder->options;
+  const FrameFormat *format = &encoder->input.format;
+  int status = open_codec(encoder);
+  if (!status) status = open_map(encoder);
+  if (status) return status;
+  if (!stream_output_open(&encoder->output, options->output, format->width, format->height, (uint32_t)format->rate,
+                          (uint32_t)format->scale))
+    return fail(CANNOT_WRITE, options->output, "it cannot be written");
+  if (options->reconstruction && !(encoder->reconstruction = fopen(options->reconstruction, "wb")))
+    return fail(CANNOT_WRITE, options->reconstruction, "it cannot be written");
+  int more = 0;
+  for (int64_t time = 0; !options->limit || time < (int64_t)options->limit; time++) {
+    more = frame_input_read(&encoder->input);
+    if (more < 0) return fail(BAD_INPUT, options->input, "it is damaged, or ends within a frame");
+    if (!more) break;
+    status = encode_frame(encoder, time);
+    if (status) return status;
+  }
+  if (!encoder->input.frames) return fail(BAD_INPUT, options->input, "it holds no frame");
+  /* If --limit ended it, the map may hold more. */
+  av1part_map_frame rest;
+  const int all_read = encoder->map && !more && av1part_map_next(encoder->map, &rest) == AV1PART_END;
+  if (encoder->map && !more && !all_read)
+    return fail(BAD_INPUT, options->map ? options->map : "prediction", "it has more frames than the input, or is damaged");
+  if (predictor_finish(&encoder->predictor, all_read, &encoder->predict_seconds))
+    return fail(CANNOT_PREDICT, "prediction", "the predicting process failed");
+  if (!stream_output_finish(&encoder->output)) return fail(CANNOT_WRITE, options->output, "it cannot be written");
+  if (encoder->reconstruction) {
+    const int unwritten = fclose(encoder->reconstruction);
+    encoder->reconstruction = NULL;
+    if (unwritten) return fail(CANNOT_WRITE, options->reconstruction, "it cannot be written");
+  }
+  return 0;
+}
+
+static double psnr(const Encoder *encoder, int plane) {
+  const double peak = (double)((1 << encoder->input.format.bit_depth) - 1);
+  const double error = encoder->squared_error[plane], samples = encoder->samples[plane];
+  return samples > 0 && error > 0 ? fmin(10 * log10(samples * peak * peak / error), 100) : 100;
+}
+
+static void report(const Encoder *encoder, double wall) {
+  const unsigned long long frames = encoder->input.frames, bytes = encoder->bytes, nodes = encoder->nodes;
+  const unsigned long long restricted = encoder->restricted, met = encoder->nodes_met;
+  const double y = psnr(encoder, 0), u = psnr(encoder, 1), v = psnr(encoder, 2);
+  if (encoder->options.as_json) {
+    printf("{\"frames\": %llu, \"bytes\": %llu, \"encode_cpu_s\": %.6f, \"predict_cpu_s\": %.6f, \"wall_s\": %.6f, "
+           "\"psnr_y\": %.6f, \"psnr_u\": %.6f, \"psnr_v\": %.6f, \"nodes\": %llu, \"restricted\": %llu, "
+           "\"met\": %llu}\n",
+           frames, bytes, encoder->encode_seconds, encoder->predict_seconds, wall, y, u, v, nodes, restricted, met);
+    return;
+  }
+  printf("%llu frames, %llu bytes, %.2f s of CPU encoding, %.2f s predicting, %.2f s of wall time\n", frames, bytes,
+         encoder->encode_seconds, encoder->predict_seconds, wall);
+  printf("PSNR Y %.3f U %.3f V %.3f dB\n", y, u, v);
+  if (encoder->map)
+    printf("%llu of %llu nodes restricted, of which the search came to %llu\n", restricted, nodes, met);
+}
+
+int main(int argc, char **argv) {
+  static Encoder encoder;
+  const double start = wall_seconds();
+  const int parsed = options_parse(&encoder.options, argc, argv);
+  if (parsed) return parsed - 1;
+  const Options *options = &encoder.options;
+  const char *wrong = frame_input_open(&encoder.input, options->input, options->is_raw ? &options->raw : NULL);
+  if (wrong) return fail(BAD_INPUT, options->input, wrong);
+  const int status = encode(&encoder);
+  if (!status) report(&encoder, wall_seconds() - start);
+  stream_output_discard(&encoder.output);
+  if (encoder.reconstruction) fclose(encoder.reconstruction);
+  av1part_map_close(encoder.map);
+  predictor_finish(&encoder.predictor, 0, &encoder.predict_seconds);
+  if (encoder.codec_is_open) aom_codec_destroy(&encoder.codec);
+  frame_input_close(&encoder.input);
+  free(encoder.met);
+  return status;
+}

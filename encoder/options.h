@@ -1,0 +1,21 @@
+/* The command line of av1part-enc. */
+#ifndef AV1PART_OPTIONS_H_
+#define AV1PART_OPTIONS_H_
+
+#include "frame_input.h"
+#include "predictor.h"
+
+typedef struct {
+  const char *input, *output, *reconstruction, *map;
+  PredictorOptions predictor; /* its bundle is NULL if frames are not predicted here */
+  FrameFormat raw;
+  int is_raw;
+  int cq, speed, threads, tile_rows, tile_columns; /* tiles: log2, as libaom counts */
+  unsigned limit;                                  /* frames at most, 0 for all */
+  int as_json;
+} Options;
+
+/* Fills in *options. Returns 0 if the program is to go on, else its exit status plus one: everything has been said. */
+int options_parse(Options *options, int argc, char **argv);
+
+#endif /* AV1PART_OPTIONS_H_ */

@@ -1,0 +1,366 @@
+"""av1part-enc: aomenc's own streams without a map, valid ones with any, and nodes that keep to their masks."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.frames import FrameFormat
+from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks, violations
+from encoder.program import encode_file, stream_labels
+from errors import InputError, MissingComponentError, OutputError, UsageError
+from infer.partition_map import UNDECIDED, MapFormat, write_partition_map
+from partition import COVERED, Partition
+from tests.encodes import PROGRAMS, needs_libaom, pan, write_y4m
+from tests.helpers import REPO
+
+pytestmark = needs_libaom
+SIZE = FrameFormat(136, 104, 8, "420")  # nodes straddle the right and the lower edge
+PICTURE = "skimage_gravel"  # busy: most places have a 16x16 node
+BASIC = 0xF  # what libaom is left with from preset 5 on
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """The program, built from this checkout."""
+    return build(tmp_path_factory.mktemp("build"))
+
+
+def build(folder, *settings):
+    subprocess.run(["make", "-s", "-C", REPO / "encoder", f"BUILD={folder}", *settings], check=True)
+    return folder / "av1part-enc"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Two frames, 8 bit."""
+    return write_y4m(tmp_path_factory.mktemp("clip") / "clip.y4m", SIZE, pan(SIZE, 2, PICTURE))
+
+
+@dataclass
+class Encodes:
+    """Encodes of a clip into one folder."""
+
+    program: Path
+    folder: Path
+    source: Path
+    format: FrameFormat = SIZE
+
+    def __call__(self, name, *options, masks=None, cq=32):
+        """Encode; `masks` of the whole nodes make a map. Returns what was reported; the stream is `name`."""
+        if masks is not None:
+            form = MapFormat(self.format.width, self.format.height, 4 * cq)
+            path = (self.folder / name).with_suffix(".apm")
+            write_partition_map(path, map_of_whole_nodes(form, masks))
+            options = *options, "--partition-map", path
+        recon = ("--recon", (self.folder / name).with_suffix(".yuv"))
+        words = "--cq-level", cq, *recon, *options
+        return encode_file(self.source, self.folder / name, words, self.program)
+
+    def labels(self, name):
+        return stream_labels(self.folder / name, self.format)
+
+    def decodes(self, name):
+        """Whether decoders give what the encoder reconstructed."""
+        stream = self.folder / name
+        expected = stream.with_suffix(".yuv").read_bytes()
+        decoded = self.folder / "decoded.yuv"
+        subprocess.run([PROGRAMS / "aomdec", stream, "--rawvideo", "-o", decoded], check=True, capture_output=True)
+        equal = decoded.read_bytes() == expected
+        try:
+            subprocess.run(["dav1d", "-q", "-i", stream, "-o", decoded], check=True, capture_output=True)
+        except FileNotFoundError:  # Debian's package dav1d
+            return equal
+        return equal and decoded.read_bytes() == expected
+
+
+@pytest.fixture
+def encodes(program, clip, tmp_path):
+    return Encodes(program, tmp_path, clip)
+
+
+def aomenc(source, output, *options):
+    words = ["--allintra", "--end-usage=q", "--threads=1", f"--{output.suffix[1:]}", "-q", *options]
+    subprocess.run([PROGRAMS / "aomenc", source, *words, "-o", output], check=True, capture_output=True)
+    return output.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("frame_format", "name", "speed"),
+    [
+        (FrameFormat(72, 56, 8, "420"), "a.ivf", 4),
+        (FrameFormat(72, 56, 8, "420"), "a.obu", 9),
+        (FrameFormat(71, 57, 10, "420"), "a.ivf", 6),
+        (FrameFormat(72, 56, 8, "mono"), "a.ivf", 6),
+    ],
+)
+def test_without_a_map_the_stream_is_aomencs(program, tmp_path, frame_format, name, speed):
+    source = write_y4m(tmp_path / "clip.y4m", frame_format, pan(frame_format, 3))
+    mono = ["--monochrome"] if frame_format.chroma == "mono" else []
+    expected = aomenc(source, tmp_path / f"r{name}", "--cq-level=43", f"--cpu-used={speed}", "--limit=2", *mono)
+    ours = encode_file(source, tmp_path / name, ("--cq-level", 43, "--cpu-used", speed, "--limit", 2), program)
+    assert (tmp_path / name).read_bytes() == expected
+    assert (ours.frames, ours.nodes) == (2, 0)
+    assert 25 < ours.psnr_y < 50
+
+
+def test_raw_frames_are_read_as_the_same_y4m(program, tmp_path):
+    size = FrameFormat(48, 32, 10, "420")
+    frames = pan(size, 2)
+    source = write_y4m(tmp_path / "clip.y4m", size, frames, "YUV4MPEG2 W48 H32 F30:1 C420p10 XCOLORRANGE=LIMITED")
+    raw = tmp_path / "clip.yuv"
+    raw.write_bytes(b"".join(plane.tobytes() for frame in frames for plane in frame.planes))
+    encode_file(source, tmp_path / "a.ivf", ("--cpu-used", 8), program)
+    encode_file(raw, tmp_path / "b.ivf", ("--cpu-used", 8, "--size", "48x32", "--bit-depth", 10), program)
+    assert (tmp_path / "a.ivf").read_bytes() == (tmp_path / "b.ivf").read_bytes()
+
+
+@pytest.mark.parametrize("speed", range(7))
+def test_an_undecided_map_changes_nothing(program, tmp_path, speed):
+    size = FrameFormat(72, 72, 8, "420")
+    encodes = Encodes(program, tmp_path, write_y4m(tmp_path / "clip.y4m", size, pan(size, 1, PICTURE)), size)
+    encodes("a.ivf", "--cpu-used", speed)
+    mapped = encodes("b.ivf", "--cpu-used", speed, masks=np.full((1, 4, 4), UNDECIDED))
+    assert (tmp_path / "a.ivf").read_bytes() == (tmp_path / "b.ivf").read_bytes()
+    assert (mapped.nodes, mapped.restricted, mapped.met) == (25, 0, 0)
+
+
+def ringing(luma):
+    """Nodes in which libaom's all-intra rule replaces NONE by SPLIT: flat 4x4 blocks beside busy ones."""
+    rows, cols = luma.shape[0] // 16, luma.shape[1] // 16
+    fours = luma[: 16 * rows, : 16 * cols].astype(np.int64).reshape(rows, 4, 4, cols, 4, 4).transpose(0, 3, 1, 4, 2, 5)
+    fours = fours.reshape(rows, cols, 16, 16)
+    variance = np.log1p(((fours**2).sum(3) - fours.sum(3) ** 2 // 16) / 16)
+    low, high = variance.min(2), variance.max(2)
+    return (low < 0.272) & (high - low > 3.0)
+
+
+@pytest.mark.parametrize("speed", [1, 4, 5, 6])
+def test_oracle_masks_are_kept_to(encodes, speed):
+    normal = encodes("a.ivf", "--cpu-used", speed)
+    labels = encodes.labels("a.ivf")
+    masks = oracle_masks(labels)
+    restricted = encodes("b.ivf", "--cpu-used", speed, masks=masks)
+    assert restricted.restricted == labels.size
+    assert restricted.met > 0.8 * np.count_nonzero(labels != COVERED)
+    found = encodes.labels("b.ivf")
+    wrong = violations(found, masks)
+    rule = np.stack([ringing(frame.luma) for frame in pan(SIZE, 2, PICTURE)])
+    assert not (wrong & ~((found == Partition.SPLIT) & rule)).any()
+    assert encodes.decodes("b.ivf")
+    # Not a map that chokes the encoder: nearly the same picture in nearly the same bytes.
+    assert abs(restricted.psnr_y - normal.psnr_y) < 0.3
+    assert abs(restricted.bytes / normal.bytes - 1) < 0.03
+
+
+@pytest.mark.parametrize("speed", [2, 4, 6])
+def test_any_masks_are_kept_to_and_decode(encodes, speed):
+    rng = np.random.default_rng(speed)
+    masks = np.concatenate([random_masks((1, 6, 8), 0), rng.integers(0, 512, (1, 6, 8)).astype(np.uint16) * 2 + 1])
+    encodes("a.ivf", "--cpu-used", speed, masks=masks, cq=20)
+    found = encodes.labels("a.ivf")
+    allowed = masks & BASIC if speed >= 5 else masks
+    wrong = violations(found, np.where(masks == UNDECIDED, masks, allowed))
+    assert not (wrong & (found != Partition.SPLIT)).any() and wrong.mean() < 0.05
+    assert len(np.unique(found)) >= (4 if speed >= 5 else 9)
+    assert encodes.decodes("a.ivf")
+
+
+def test_one_restricted_node_changes_as_asked(encodes):
+    encodes("a.ivf", "--cpu-used", 4, cq=20)
+    before = encodes.labels("a.ivf")
+    changed = 0
+    for wanted in (Partition.HORZ, Partition.VERT_4, Partition.SPLIT):
+        frame, row, col = np.argwhere(before == wanted)[0]
+        for mask in (1, 1 | 1 << Partition.VERT):
+            masks = np.full(before.shape, UNDECIDED)
+            masks[frame, row, col] = mask
+            report = encodes("b.ivf", "--cpu-used", 4, masks=masks, cq=20)
+            assert (report.restricted, report.met) == (1, 1)
+            now = encodes.labels("b.ivf")
+            assert mask == UNDECIDED or now[frame, row, col] in (Partition.NONE, Partition.VERT, COVERED)
+            assert mask != 1 or now[frame, row, col] in (Partition.NONE, COVERED)
+            # Blocks that were coded before the node are as they were.
+            assert np.array_equal(now[:frame], before[:frame]) and encodes.decodes("b.ivf")
+            changed += now[frame, row, col] in (Partition.NONE, Partition.VERT)
+    assert changed >= 4
+
+
+@pytest.mark.parametrize("tiles", [(0, 0), (1, 1)])
+def test_threads_and_tiles(program, tmp_path, tiles):
+    size = FrameFormat(264, 136, 8, "420")
+    source = write_y4m(tmp_path / "clip.y4m", size, pan(size, 1, PICTURE))
+    encodes = Encodes(program, tmp_path, source, size)
+    masks = random_masks((1, 8, 16), 1)
+    options = "--cpu-used", 5, "--tile-columns", tiles[0], "--tile-rows", tiles[1]
+    for threads in (1, 2, 4):
+        encodes(f"{threads}.ivf", *options, "--threads", threads, masks=masks)
+        found = encodes.labels(f"{threads}.ivf")
+        wrong = violations(found, masks & BASIC)
+        assert not (wrong & (found != Partition.SPLIT)).any() and wrong.mean() < 0.05
+        assert encodes.decodes(f"{threads}.ivf")
+    # One thread codes otherwise than several, without a map too.
+    assert (tmp_path / "2.ivf").read_bytes() == (tmp_path / "4.ivf").read_bytes()
+
+
+def test_a_bundle_predicts_meanwhile(encodes, cli, clip, bundle_dir, monkeypatch):
+    """Through a process of its own, frame by frame: the stream of the same map from a file."""
+    monkeypatch.setenv("AV1PART_CLI", str(REPO / "cli.py"))
+    path = encodes.folder / "a.apm"
+    predict = ("predict", clip, "--bundle", bundle_dir, "--qindex", 128, "--threshold", 0.05, "--output", path)
+    assert cli(*predict).code == 0
+    from_file = encodes("a.ivf", "--cpu-used", 6, "--partition-map", path)
+    piped = encodes("b.ivf", "--cpu-used", 6, "--bundle", bundle_dir, "--threshold", 0.05)
+    assert (encodes.folder / "a.ivf").read_bytes() == (encodes.folder / "b.ivf").read_bytes()
+    assert piped.restricted == from_file.restricted > 40
+    assert piped.predict_cpu_s > 0 == from_file.predict_cpu_s
+    assert encodes("c.ivf", "--cpu-used", 6, "--bundle", bundle_dir, "--threshold", 0.05, "--limit", 1).frames == 1
+    with pytest.raises(MissingComponentError, match="gave no map"):
+        encodes("d.ivf", "--bundle", encodes.folder / "nothing")
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+def y4m(header, body=b"FRAME\n" + bytes(48 * 32 * 3 // 2)):
+    return lambda path: path.write_bytes(header + b"\n" + body)
+
+
+HEADER = b"YUV4MPEG2 W48 H32 F25:1 Ip C420"
+BAD_SOURCES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "no y4m": lambda path: path.write_bytes(b"RIFF" * 20),
+    "no frame": y4m(HEADER, b""),
+    "cut off": y4m(HEADER, b"FRAME\n" + bytes(99)),
+    "no FRAME": y4m(HEADER, b"FROME\n" + bytes(2304)),
+    "endless header": lambda path: path.write_bytes(HEADER + b" X" * 5000),
+    "interlaced": y4m(b"YUV4MPEG2 W48 H32 F25:1 It C420"),
+    "4:4:4": y4m(b"YUV4MPEG2 W48 H32 F25:1 Ip C444"),
+    "12 bit": y4m(b"YUV4MPEG2 W48 H32 F25:1 Ip C420p12"),
+    "without a size": y4m(b"YUV4MPEG2 F25:1 Ip C420"),
+    "width 0": y4m(b"YUV4MPEG2 W0 H32 F25:1 Ip C420"),
+    "width -1": y4m(b"YUV4MPEG2 W-1 H32 F25:1 Ip C420"),
+    "height 8": y4m(b"YUV4MPEG2 W48 H8 F25:1 Ip C420"),
+    "too wide": y4m(b"YUV4MPEG2 W99999999999999999999 H32 F25:1 Ip C420"),
+    "rate 0": y4m(b"YUV4MPEG2 W48 H32 F0:1 Ip C420"),
+    "deep samples in 10 bit": y4m(b"YUV4MPEG2 W48 H32 F25:1 Ip C420p10", b"FRAME\n" + b"\xff" * 4608),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SOURCES)
+def test_bad_sources(program, tmp_path, case):
+    source = tmp_path / "clip.y4m"
+    BAD_SOURCES[case](source)
+    with pytest.raises(InputError, match=r"clip\.y4m"):
+        encode_file(source, tmp_path / "a.ivf", ("--cpu-used", 9), program)
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.y4m"]
+
+
+BAD_OPTIONS = {
+    "cq": ("--cq-level", 64),
+    "speed": ("--cpu-used", 10),
+    "map at a speed without search": ("--cpu-used", 7, "--partition-map", "a.apm"),
+    "two sources of masks": ("--partition-map", "a.apm", "--bundle", "b"),
+    "keep without a bundle": ("--keep", "0.98"),
+    "raw details of a y4m": ("--bit-depth", 10),
+    "unknown": ("--fast",),
+    "no threads": ("--threads", 0),
+    "half a size": ("--size", "48"),
+    "two inputs": ("b.y4m",),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options(program, clip, tmp_path, case):
+    with pytest.raises(UsageError):
+        encode_file(clip, tmp_path / "a.ivf", BAD_OPTIONS[case], program)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("form", "frames", "message"),
+    [
+        (MapFormat(136, 104, 124), 2, "it is for 136x104 at qindex 124, and this is 136x104 at 128"),
+        (MapFormat(136, 105, 128), 2, "it is for 136x105 at qindex 128, and this is 136x104 at 128"),
+        (MapFormat(136, 104, 128), 1, "it has fewer frames than the input"),
+        (MapFormat(136, 104, 128), 3, "it has more frames than the input"),
+    ],
+)
+def test_foreign_maps(program, clip, tmp_path, form, frames, message):
+    path = tmp_path / "a.apm"
+    write_partition_map(path, map_of_whole_nodes(form, np.ones((frames, 6, 8), int)))
+    with pytest.raises(InputError, match=message):
+        encode_file(clip, tmp_path / "a.ivf", ("--cpu-used", 6, "--partition-map", path), program)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.apm"]
+
+
+def test_unwritable_output(program, clip, tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        encode_file(clip, tmp_path / "no" / "a.ivf", (), program)
+
+
+def test_missing_program(clip, tmp_path):
+    with pytest.raises(MissingComponentError, match="is not there"):
+        encode_file(clip, tmp_path / "a.ivf", (), tmp_path / "nothing")
+
+
+# --- slow ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_1000_fuzzed_maps(tmp_path):
+    """Under the address and undefined-behaviour sanitisers: a clean error or a stream that decodes, never a crash."""
+    program = build(tmp_path, "EXTRA=-g -fsanitize=address,undefined -fno-sanitize-recover=all")
+    size = FrameFormat(72, 56, 8, "420")
+    source = write_y4m(tmp_path / "clip.y4m", size, pan(size, 2, PICTURE))
+    encodes = Encodes(program, tmp_path, source, size)
+    rng, path, streams = np.random.default_rng(0), tmp_path / "fuzzed.apm", 0
+    for i in range(1000):
+        write_partition_map(path, map_of_whole_nodes(MapFormat(72, 56, 128), random_masks((2, 3, 4), i)))
+        data = bytearray(path.read_bytes())
+        if i % 4 == 0:
+            for bit in rng.integers(8 * len(data), size=rng.integers(1, 5)):
+                data[bit // 8] ^= 1 << bit % 8
+        elif i % 4 == 1:
+            data = data[: rng.integers(len(data))]
+        elif i % 4 == 2:
+            data[12:16] = int(rng.integers(16, 200)).to_bytes(4, "little")
+        else:  # sound masks of every kind
+            data[32:] = write_masks(rng, 2, 4, 5, 3, 4)
+        path.write_bytes(data)
+        try:
+            encodes("a.ivf", "--cpu-used", int(rng.integers(3, 7)), "--partition-map", path)
+        except InputError:
+            continue
+        streams += 1
+        assert encodes.decodes("a.ivf")
+    assert 250 <= streams < 700
+
+
+def write_masks(rng, frames, rows, cols, whole_rows, whole_cols):
+    masks = np.full((frames, rows, cols), UNDECIDED, "<u2")
+    masks[:, :whole_rows, :whole_cols] = rng.integers(0, 512, (frames, whole_rows, whole_cols)) * 2 + 1
+    return masks.tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frame_format", [FrameFormat(408, 264, 8, "420"), FrameFormat(200, 120, 10, "420")])
+@pytest.mark.parametrize("speed", range(7))
+@pytest.mark.parametrize("cq", [20, 55])
+def test_oracles_undecided_and_random_maps_at_every_preset(program, tmp_path, frame_format, speed, cq):
+    source = write_y4m(tmp_path / "clip.y4m", frame_format, pan(frame_format, 1, "skimage_coffee"))
+    encodes = Encodes(program, tmp_path, source, frame_format)
+    encodes("a.ivf", "--cpu-used", speed, cq=cq)
+    labels = encodes.labels("a.ivf")
+    encodes("b.ivf", "--cpu-used", speed, cq=cq, masks=np.full(labels.shape, UNDECIDED))
+    assert (tmp_path / "a.ivf").read_bytes() == (tmp_path / "b.ivf").read_bytes()
+    for masks in (oracle_masks(labels), random_masks(labels.shape, 0), np.ones_like(labels, np.uint16)):
+        encodes("c.ivf", "--cpu-used", speed, cq=cq, masks=masks)
+        found = encodes.labels("c.ivf")
+        wrong = violations(found, masks & BASIC if speed >= 5 else masks)
+        rule = ringing(pan(frame_format, 1, "skimage_coffee")[0].luma >> (frame_format.bit_depth - 8))
+        assert not (wrong & (found != Partition.SPLIT)).any()
+        assert frame_format.bit_depth > 8 or not (wrong & ~rule).any()
+        assert encodes.decodes("c.ivf")
