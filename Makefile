@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom encoder encoder-debian c-api demo test test-all bench-gpu check clean
+.PHONY: help venv libaom encoder encoder-debian c-api demo models test test-all bench-gpu check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,17 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	$(PY) cli.py predict demo/blocks.npy --qindex demo/blocks.qindex.npy --check-parity
 	$(PY) cli.py evaluate bundles/default --overlay wesaturate_cvo9xd demo/overlay.png
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
+
+# What models/ was trained with; passes are what 6 minutes on an H200 allowed.
+RECIPE := --dataset-dir $(or $(DATASET),../shared/dataset) --epochs 24 --batch-size 8192 --augmentation contrast \
+	--trunk-lr 3e-3 --lr 3e-3 --weight-decay 0.02 --average 0.999 --autocast bf16 --calibration-pictures 36 --patience 8
+SHIP := --fold-bn --precision fp32,fp16 --onnx-input uint8
+
+models: venv ## retrain and export models/ (an NVIDIA GPU; DATASET=folder)
+	$(PY) cli.py train $(RECIPE) --trunk accurate --passes PASSES_A --output-dir runs/accurate
+	$(PY) cli.py train $(RECIPE) --trunk compact --passes PASSES_C --teacher runs/accurate --output-dir runs/compact
+	for m in accurate compact; do $(PY) cli.py export --run runs/$$m --output-dir models/$$m $(SHIP) \
+	&& cp runs/$$m/run.json models/$$m/ || exit; done
 
 test: venv ## the test suite (under 10 minutes on 2 cores)
 	$(PY) -m pytest -q -n 2 --dist loadfile

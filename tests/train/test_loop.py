@@ -211,13 +211,13 @@ def test_an_epoch_of_stage_1_goes_through_the_data_as_often_as_told(data):
 
 
 def test_training_metrics_are_those_of_a_slow_count(data):
-    from train.loop import _HeadCounts
+    from train.counts import HeadCounts
     from train.metrics import as_none, confusion
 
     loop = make_loop(data, 3, epochs=1)
     label = data[0].label[:200]
     logits = {h: torch.randn(200, n) for h, n in (("rect", 2), ("ab", 4), ("four", 2))}
-    counts = _HeadCounts(loop.net, ("rect", "ab", "four"), CPU)
+    counts = HeadCounts(loop.net, ("rect", "ab", "four"), CPU)
     for part in (slice(0, 50), slice(50, 200)):
         counts.add({h: z[part] for h, z in logits.items()}, label[part])
     for head, matrix in counts.matrices().items():
