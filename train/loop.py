@@ -202,21 +202,15 @@ class StageLoop:
         logits = predict_logits(self.judged, self.judge_data)
         heads = head_metrics(logits, self.judge_data.label.cpu().numpy())
         mine = {head: heads[head] for head in STAGE_HEADS[self.stage]}
-        flat = (
-            {}
-            if self.net.auxiliary is None
-            else {"auxiliary_log_loss": auxiliary_log_loss(self._judged_net, self.judge_data)}
-        )
-        return (
-            train_metrics
-            | flat
-            | {
-                "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
-                "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
-                "heads": mine,
-                "lr": self.optimizer.param_groups[0]["lr"],
-            }
-        )
+        entry = train_metrics | {
+            "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
+            "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
+            "heads": mine,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        if self.net.auxiliary is not None:
+            entry["auxiliary_log_loss"] = auxiliary_log_loss(self._judged_net, self.judge_data)
+        return entry
 
     def _record(self, entry: dict[str, Any]) -> None:
         state, key, sign = self.state, *(("val_loss", -1) if self.config.select == "loss" else ("val_macro_f1", 1))
