@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.block_statistics import NAMES, block_statistics
-from benchmarks.picture_bootstrap import PAIRED, difference, figures
+from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from benchmarks.speed import RESULTS
 from bundle import write_atomically
 from data.dataset import BlockSet, load_pictures, load_split, open_dataset
@@ -131,9 +131,9 @@ def judge(says: Callable[[Splits], tuple[Probabilities, Probabilities]], splits:
     seconds = time.perf_counter() - start
     truth = as_none(splits.calib.label)
     keep, decision = fit_keep(calib, truth, "calib"), fit_decision(calib, truth, "calib")
-    measured = figures(val, splits.val.qindex, as_none(splits.val.label), splits.val.picture, keep, decision)
+    answers = Answers(val, splits.val.qindex, as_none(splits.val.label), splits.val.picture)
     return {
-        "figures": measured,
+        "figures": figures(answers, keep, decision),
         "keep": dict(keep.thresholds),
         "decision": decision.to_json(),
         "machine": machine(),

@@ -5,6 +5,7 @@ sum. The draws are the same for every model, so that differences between two mod
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,28 @@ _CLASSES = len(Partition)
 _THRESHOLDS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 600)])
 
 
-def figures(
-    probability: NDArray[np.floating],
-    qindex: NDArray[np.integer],
-    label: NDArray[np.integer],
-    picture: NDArray[np.integer],
-    keep: Keep,
-    decision: Decision,
-) -> dict[str, dict[str, Any]]:
-    """Every figure, with its interval.
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of labelled pairs.
 
-    Args:
+    Attributes:
         probability: float [M, 10], rows sum to 1.
         qindex: 0-255, integer [M].
         label: 0-9, integer [M].
         picture: number of each pair's picture, integer [M].
+    """
+
+    probability: NDArray[np.floating]
+    qindex: NDArray[np.integer]
+    label: NDArray[np.integer]
+    picture: NDArray[np.integer]
+
+
+def figures(answers: Answers, keep: Keep, decision: Decision) -> dict[str, dict[str, Any]]:
+    """Every figure, with its interval.
+
+    Args:
+        answers: on the pairs to measure on.
         keep, decision: thresholds and rule, fitted on other pairs.
 
     Returns:
@@ -44,7 +52,7 @@ def figures(
         accuracy, mean_set (types, at the threshold that keeps exactly 98 % of these very pairs), kept and mean_set_at
         (at keep's threshold for 98 %), ece (all pairs), and ece_<low>-<high> by qindex band.
     """
-    sums = _sums(probability, qindex, label, picture, keep, decision)
+    sums = _sums(answers, keep, decision)
     count = len(sums["pairs"])
     rng = np.random.default_rng(0)
     weights = np.concatenate([np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), DRAWS)])
@@ -65,49 +73,41 @@ def difference(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
     return {"value": a["value"] - b["value"], "low": float(low), "high": float(high)}
 
 
-def _sums(
-    probability: NDArray[np.floating],
-    qindex: NDArray[np.integer],
-    label: NDArray[np.integer],
-    picture: NDArray[np.integer],
-    keep: Keep,
-    decision: Decision,
-) -> dict[str, NDArray[np.float64]]:
+def _sums(answers: Answers, keep: Keep, decision: Decision) -> dict[str, NDArray[np.float64]]:
     """What `_judge` needs, one entry for each picture: [P, ...]."""
-    names, row = np.unique(picture, return_inverse=True)
+    probability, label = answers.probability, answers.label.astype(np.int64)
+    names, row = np.unique(answers.picture, return_inverse=True)
     count = len(names)
 
-    def total(values: NDArray, places: NDArray[np.integer] | None = None, size: int = 1) -> NDArray[np.float64]:
-        at = row if places is None else row * size + places
-        summed = np.bincount(at, values, count * size).astype(np.float64)
-        return summed if places is None else summed.reshape(count, size)
+    def total(values: NDArray, places: NDArray[np.integer] | int = 0, size: int = 1) -> NDArray[np.float64]:
+        """Sums by picture and place, [P, size]."""
+        return np.bincount(row * size + places, values, count * size).reshape(count, size).astype(np.float64)
+
+    def from_above(values: NDArray[np.floating], rows: NDArray[np.integer]) -> NDArray[np.float64]:
+        """By picture, how many values are at least each threshold."""
+        places = rows * len(_THRESHOLDS) + np.searchsorted(_THRESHOLDS, values, "right") - 1
+        counts = np.bincount(places, minlength=count * len(_THRESHOLDS)).reshape(count, -1)
+        return np.cumsum(counts[:, ::-1], 1)[:, ::-1].astype(np.float64)
 
     ones = np.ones(len(label))
     true = probability[np.arange(len(label)), label].astype(np.float64)
-    answers = {"argmax": probability.argmax(1), "decided": decision.answer(probability)}
-    # Kept, and types in the set, at every threshold: counts of values in each gap between thresholds, from above.
     own = np.where(label == Partition.NONE, 1.0, true)
-    kept = total(ones, np.searchsorted(_THRESHOLDS, own, "right") - 1, len(_THRESHOLDS))
     others = probability[:, 1:].astype(np.float64)
-    size = np.stack(
-        [np.bincount(np.searchsorted(_THRESHOLDS, others[row == p].ravel(), "right") - 1, minlength=len(_THRESHOLDS))
-         for p in range(count)]
-    ).astype(float)  # fmt: skip
     threshold = keep.thresholds[f"{KEPT}"]
-    top = probability.max(1).astype(np.float64)
+    top, first = probability.max(1).astype(np.float64), probability.argmax(1)
     bins = np.minimum((top * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    band = np.searchsorted([high for _, high in QINDEX_BANDS], qindex)
-    gap = (answers["argmax"] == label) - top
-    places, bands = band * CALIBRATION_BINS + bins, len(QINDEX_BANDS)
+    band, bands = np.searchsorted([high for _, high in QINDEX_BANDS], answers.qindex), len(QINDEX_BANDS)
+    gap = total((first == label) - top, band * CALIBRATION_BINS + bins, CALIBRATION_BINS * bands)
     return {
-        "pairs": total(ones),
-        "log_loss": total(-np.log(np.maximum(true, 1e-12))),
-        **{f"matrix_{k}": total(ones, label.astype(np.int64) * _CLASSES + a, _CLASSES**2) for k, a in answers.items()},
-        "kept_from": np.cumsum(kept[:, ::-1], 1)[:, ::-1],
-        "size_from": np.cumsum(size[:, ::-1], 1)[:, ::-1],
-        "kept_at": total((own >= threshold).astype(float)),
-        "size_at": total(1.0 + (others >= threshold).sum(1)),
-        "gap": total(gap, places, CALIBRATION_BINS * bands).reshape(count, bands, CALIBRATION_BINS),
+        "pairs": total(ones)[:, 0],
+        "log_loss": total(-np.log(np.maximum(true, 1e-12)))[:, 0],
+        "matrix_argmax": total(ones, label * _CLASSES + first, _CLASSES**2),
+        "matrix_decided": total(ones, label * _CLASSES + decision.answer(probability), _CLASSES**2),
+        "kept_from": from_above(own, row),
+        "size_from": from_above(others.ravel(), row.repeat(_CLASSES - 1)),
+        "kept_at": total((own >= threshold).astype(float))[:, 0],
+        "size_at": total(1.0 + (others >= threshold).sum(1))[:, 0],
+        "gap": gap.reshape(count, bands, CALIBRATION_BINS),
         "band_pairs": total(ones, band, bands),
     }
 

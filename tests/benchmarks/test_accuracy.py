@@ -4,6 +4,7 @@ rows that stay."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from benchmarks import accuracy
 from benchmarks.accuracy import class_shares, difference_table, open_splits, table
-from benchmarks.picture_bootstrap import PAIRED, difference, figures
+from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from data.dataset import load_split, open_dataset
 from partition import QINDEX_BANDS
 from tests import helpers
@@ -32,13 +33,13 @@ def answers(sample_val):
     label, picture = as_none(sample_val.label[rows]), sample_val.picture[rows]
     knows = (0.2 + 0.2 * (picture % 3))[:, None]
     probability = (1 - knows) * rng.dirichlet(np.full(10, 0.3), len(rows)) + knows * np.eye(10)[label]
-    return probability, sample_val.qindex[rows], label, picture
+    return Answers(probability, sample_val.qindex[rows], label, picture)
 
 
 def test_the_figures_are_those_of_the_metrics(answers):
-    probability, qindex, label, _ = answers
+    probability, qindex, label = answers.probability, answers.qindex, answers.label
     rule = fit_decision(probability, label, "calib")
-    found = {name: f["value"] for name, f in figures(*answers, KEEP, rule).items()}
+    found = {name: f["value"] for name, f in figures(answers, KEEP, rule).items()}
     expected = partition_metrics(probability, label)
     for name in ("log_loss", "macro_f1", "accuracy"):
         assert found[name] == pytest.approx(expected[name]), name
@@ -57,21 +58,19 @@ def test_the_figures_are_those_of_the_metrics(answers):
 
 def test_intervals_are_over_pictures_not_over_pairs(answers):
     """Three times the same pictures say no more; the same pairs as pictures of their own say it with less doubt."""
-    probability, qindex, label, _ = answers
-    alone = figures(*answers, KEEP, PLAIN)["log_loss"]
-    again = figures(*(np.concatenate([a] * 3) for a in answers), KEEP, PLAIN)["log_loss"]
+    alone = figures(answers, KEEP, PLAIN)["log_loss"]
+    again = figures(Answers(*(np.concatenate([a] * 3) for a in vars(answers).values())), KEEP, PLAIN)["log_loss"]
     assert again["draws"] == alone["draws"]
-    scattered = np.random.default_rng(1).permutation(len(label)) % 500
-    finer = figures(probability, qindex, label, scattered, KEEP, PLAIN)["log_loss"]
+    scattered = np.random.default_rng(1).permutation(len(answers.label)) % 500
+    finer = figures(replace(answers, picture=scattered), KEEP, PLAIN)["log_loss"]
     assert finer["high"] - finer["low"] < 0.5 * (alone["high"] - alone["low"])
     assert alone["low"] < alone["value"] < alone["high"]
 
 
 def test_differences_are_paired_over_pictures(answers):
     """A model a little worse on every pair is told apart, however much the pictures differ."""
-    probability, *rest = answers
-    worse = figures(0.99 * probability + 0.001, *rest, KEEP, PLAIN)["log_loss"]
-    found = difference(worse, figures(*answers, KEEP, PLAIN)["log_loss"])
+    worse = figures(replace(answers, probability=0.99 * answers.probability + 0.001), KEEP, PLAIN)["log_loss"]
+    found = difference(worse, figures(answers, KEEP, PLAIN)["log_loss"])
     assert 0 < found["low"] <= found["value"] <= found["high"] < 0.02
 
 
