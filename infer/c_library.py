@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,7 @@ class CModel:
 
     def __init__(self, library: ctypes.CDLL, blob: Path | bytes, instructions: str = "") -> None:
         self._library, self._model = library, ctypes.c_void_p()
+        self._keeps: CModel | None = None
         if isinstance(blob, bytes):
             self._blob = _aligned(len(blob))
             self._blob[:] = np.frombuffer(blob, np.uint8)
@@ -91,12 +94,15 @@ class CModel:
         self._check(code)
         if instructions:
             self._check(library.av1part_use(self._model, instructions.encode()))
+        weakref.finalize(self, library.av1part_close, self._model)
         self._scratch = _aligned(library.av1part_scratch_size(self._model))
 
-    def __del__(self) -> None:
-        if self._model:
-            self._library.av1part_close(self._model)
-            self._model = ctypes.c_void_p()
+    def for_thread(self) -> CModel:
+        """The same open model with scratch memory of its own, for another thread."""
+        other = copy(self)
+        other._keeps = self
+        other._scratch = _aligned(self._scratch.nbytes)
+        return other
 
     @property
     def instructions(self) -> str:

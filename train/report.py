@@ -121,11 +121,11 @@ def _candidate_lines(report: dict[str, Any]) -> list[str]:
     """Share kept and mean size of candidate sets, of ten, by threshold and band."""
     lines = [f"candidate sets: NONE and types with probability >= t; t fitted on {report['keep_fitted_on']}"]
     parts = {"all": report["candidates"], **{name: r["candidates"] for name, r in report["by_qindex"].items()}}
-    lines.append(f"{'t':12}" + "".join(f"{name:>18}" for name in parts))
+    lines.append(f"{'keep: t':16}" + "".join(f"{name:>18}" for name in parts))
     for share, t in report["keep"].items():
         points = (part["points"][share] for part in parts.values())
         cells = "".join(f"{100 * p['kept']:>9.2f} % {p['mean_set']:>5.2f} " for p in points)
-        lines.append(f"{t:<12.4g}{cells}".rstrip())
+        lines.append(f"{f'{share}: {t:.4g}':16}{cells}".rstrip())
     return lines
 
 
