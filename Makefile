@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom encoder encoder-debian demo test test-all bench-gpu check clean
+.PHONY: help venv libaom encoder encoder-debian c-api demo test test-all bench-gpu check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ encoder: libaom ## build/encoder/av1part-enc: libaom that tries what a partition
 encoder-debian: ## the same with Debian's own libaom.a (package libaom-dev): build/encoder/av1part-enc-debian
 	set -- $$(encoder/debian_headers.sh) && [ $$# = 2 ] && \
 	$(MAKE) -s -C encoder PROGRAM=av1part-enc-debian ARCHIVE=$$1 INCLUDE=$$2 HOOK_FLAGS=
+
+c-api: ## build/c: the C library, static and shared, its pkg-config file and its example
+	$(MAKE) -s -C export/c/source BUILD=$(CURDIR)/build/c
 
 demo: venv ## train on the embedded sample, export, predict, draw (about 7 minutes on 2 cores)
 	$(PY) cli.py train
@@ -49,4 +52,4 @@ check: venv ## ruff and mypy --strict
 	$(VENV)/bin/mypy
 
 clean: ## remove what make and the default commands write, but not the venv
-	rm -rf build/encoder runs bundles demo .stamps .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf build/encoder build/c runs bundles demo .stamps .pytest_cache .mypy_cache .ruff_cache .coverage

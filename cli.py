@@ -26,9 +26,12 @@ RUNTIME_NAMES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+TRUNK_NAMES = ("compact", "accurate", "resnet18")
 LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
 EXPERIMENT_NAMES = ("bn", "adapter-reduction", "adapters", "loss", "augmentation")
 DEFAULT_BUNDLE = Path("bundles/default")
+BUNDLE_HELP = f"Default: {DEFAULT_BUNDLE} if it is there, else the shipped models/compact."
+SHIPPED_BUNDLE = Path(__file__).resolve().parent / "models" / "compact"
 _ENGINE_OPTIONS = (
     "engine_input",
     "min_batch",
@@ -61,6 +64,14 @@ def _was_given(context: click.Context, parameter: click.Parameter) -> bool:
     return context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
 
 
+def _bundle(named: Path | None, say: Callable[[str], None] = _say) -> Path:
+    """The bundle that was named; else the default one; else, where nothing was exported, the shipped one."""
+    if named is not None or DEFAULT_BUNDLE.exists() or not SHIPPED_BUNDLE.exists():
+        return named or DEFAULT_BUNDLE
+    say(f"no bundle named, and no {DEFAULT_BUNDLE} here: the shipped {SHIPPED_BUNDLE}")
+    return SHIPPED_BUNDLE
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 folder = click.Path(path_type=Path)
 
@@ -79,12 +90,15 @@ def main(debug: bool) -> None:
 @main.command()
 @click.option("--dataset-dir", type=folder, default=Path("data/sample"), help="Dataset folder.")
 @click.option("--output-dir", type=folder, default=Path("runs/default"), help="Run folder to write.")
-@click.option("--trunk", type=click.Choice(["compact", "resnet18"]), help="Default: compact, or the checkpoint's.")
+@click.option(
+    "--trunk", type=click.Choice(["compact", "accurate", "resnet18"]), help="Default: compact, or the checkpoint's."
+)
 @click.option("--qindex-input", type=click.Choice(["film", "none"]), default="film", help="How the model sees qindex.")
 @click.option("--stage", type=click.Choice(["all", "1", "2", "3"]), help="Default: all; 2 and 3 with a checkpoint.")
 @click.option("--stage1-checkpoint", type=folder, help="Run whose earlier stages to start from.")
 @click.option("--trunk-weights", type=folder, help="Safetensors file to start the trunk from.")
 @click.option("--epochs", type=click.IntRange(1), default=3, help="At most, for each stage.")
+@click.option("--passes", type=click.IntRange(1), default=1, help="Through the data in an epoch of stage 1.")
 @click.option("--batch-size", type=click.IntRange(2), default=128)
 @click.option("--adapter-reduction", type=click.IntRange(1), default=4, help="Width of the trunk over the adapters'.")
 @click.option("--adapters", type=click.Choice(["series", "parallel", "lora", "none"]), default="series")
@@ -95,11 +109,16 @@ def main(debug: bool) -> None:
 )
 @click.option("--focal-gamma", type=click.FloatRange(0), default=2.0)
 @click.option("--sampler", type=click.Choice(["natural", "balanced"]), default="natural", help="In stages 2 and 3.")
-@click.option("--augmentation", type=click.Choice(["flips", "mixup", "cutmix", "none"]), default="flips")
+@click.option("--augmentation", type=click.Choice(["flips", "contrast", "mixup", "cutmix", "none"]), default="flips")
 @click.option("--schedule", type=click.Choice(["cosine", "plateau"]), default="cosine")
 @click.option("--trunk-lr", type=float, default=1e-3)
 @click.option("--lr", type=float, default=1e-3, help="Of heads, adapters and the qindex embedding.")
 @click.option("--weight-decay", type=float, default=0.01)
+@click.option("--average", type=float, default=0.0, help="Decay per step of an average of the weights, such as 0.999.")
+@click.option("--autocast", type=click.Choice(["none", "bf16"]), default="none", help="bf16: for GPUs.")
+@click.option("--teacher", type=folder, help="Run whose probabilities to learn beside the labels.")
+@click.option("--distillation", type=float, help="How much they count, 0-1.  [default: 0.7 with a teacher]")
+@click.option("--calibration-pictures", type=int, default=0, help="Train pictures set aside to calibrate on.")
 @click.option("--select", type=click.Choice(["loss", "f1"]), default="loss", help="What the kept epoch is best in.")
 @click.option("--patience", type=click.IntRange(1), default=15, help="Epochs without gain before a stage stops.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
@@ -119,6 +138,8 @@ def train(
     stage1_loss: str | None,
     loss: str | None,
     device: str,
+    teacher: Path | None,
+    distillation: float | None,
     resume: bool,
     as_json: bool,
     **plain: Any,
@@ -142,10 +163,11 @@ def train(
             stages=stages,
             stage1_loss=stage1_loss or ("binary" if trunk == "resnet18" else "joint"),
             loss=loss or "cross-entropy",
+            distillation=distillation if distillation is not None else 0.7 if teacher else 0.0,
             **plain,
         )
     )
-    task = TrainTask(config, dataset_dir, output_dir, stage1_checkpoint, trunk_weights, resume, device)
+    task = TrainTask(config, dataset_dir, output_dir, stage1_checkpoint, trunk_weights, resume, device, teacher)
     info = train_run(task, ProgressLine(), _say)
     if info:
         _say(table(info["evaluation"]))
@@ -230,6 +252,7 @@ def evaluate(
 @click.option("--fold-bn", is_flag=True, help="Fold BatchNorm into the convolutions and compile.")
 @click.option("--lower", type=click.Choice(["auto", "conv", "gemm"]), default="auto", help="Convolutions as products.")
 @click.option("--precision", default="fp32", help="Comma-separated.")
+@click.option("--onnx-input", default="uint8,int32", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
 @click.option("--package", type=click.Choice(["none", "cpu", "cuda"]), default="none", help="AOTInductor, for here.")
 @click.option("--engine", type=click.Choice(["none", "tensorrt", "tensorrt-rtx"]), default="none")
 @click.option("--engine-input", default="uint8", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
@@ -244,6 +267,7 @@ def evaluate(
     type=click.Choice(["same-compute-capability", "ampere-plus"]),
     help="tensorrt: the engine also runs on other GPUs.",
 )
+@click.option("--c", "c_dir", type=folder, help="Also write the model as C: sources and a blob for each precision.")
 @click.option("--triton", type=folder, help="Also write the bundle's models into this Triton model repository.")
 @json_option
 def export(
@@ -252,8 +276,10 @@ def export(
     fold_bn: bool,
     lower: str,
     precision: str,
+    onnx_input: str,
     package: str,
     engine: str,
+    c_dir: Path | None,
     triton: Path | None,
     as_json: bool,
     **engine_options: Any,
@@ -262,8 +288,17 @@ def export(
     from export.run import ExportTask, export_run
 
     engines = _engines(engine, **engine_options)
-    task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package)
+    forms = tuple(onnx_input.split(","))
+    c_precisions = tuple(p for p in precision.split(",") if p in ("fp32", "int8"))
+    if c_dir is not None and not (fold_bn and c_precisions):
+        raise UsageError("--c needs a folded model in fp32 or int8", "add --fold-bn --precision fp32,int8")
+    task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package, forms)
     manifest = export_run(task, _say, ProgressLine())
+    if c_dir is not None:
+        from bundle import Bundle
+        from export.c.write import write_c
+
+        write_c(Bundle(output_dir, manifest), c_dir, c_precisions, _say)
     if triton is not None:
         from bundle import Bundle
         from export.triton import write_repository
@@ -298,7 +333,7 @@ def _engines(
 
 @main.command()
 @click.argument("source", metavar="BLOCKS.npy|FRAMES", type=folder)
-@click.option("--bundle", "bundle_dir", type=folder, default=DEFAULT_BUNDLE)
+@click.option("--bundle", "bundle_dir", type=folder, help=BUNDLE_HELP)
 @click.option("--qindex", default="128", help="One value, or a .npy of one for each block.")
 @click.option("--bit-depth", type=click.Choice(["8", "10", "12"]), default="8", help="Of a .npy or of raw frames.")
 @click.option("--size", help="WIDTHxHEIGHT of raw frames (.yuv, .raw).")
@@ -320,7 +355,7 @@ def _engines(
 @json_option
 def predict(
     source: Path,
-    bundle_dir: Path,
+    bundle_dir: Path | None,
     qindex: str,
     bit_depth: str,
     size: str | None,
@@ -356,11 +391,12 @@ def predict(
     if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
         raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
     map_task = _map_task(blocks, target, qindex, keep, threshold, map_probability)
-    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity, map_task)
     to_stdout = map_task is not None and map_task.to_stdout
     if to_stdout and as_json:
         raise UsageError("--output - and --json both want stdout", "name a file")
-    outcome = predict_source(blocks, task, ProgressLine(), partial(click.echo, err=True) if to_stdout else _say)
+    say = partial(click.echo, err=True) if to_stdout else _say
+    task = PredictTask(_bundle(bundle_dir, say), target, qindex, runtime, precision, check_parity, map_task)
+    outcome = predict_source(blocks, task, ProgressLine(), say)
     _finish(as_json, outcome.to_json())
 
 
@@ -513,28 +549,28 @@ def dataset_show(dataset_dir: Path, names: tuple[str, ...], output_dir: Path | N
 
 
 @main.command()
-@click.argument("bundle_dir", metavar="BUNDLE", type=folder)
+@click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, required=False)
 @click.option("--output-dir", type=folder, help="Where to draw <file>.<runtime>.parity.png.")
 @json_option
-def verify(bundle_dir: Path, output_dir: Path | None, as_json: bool) -> None:
+def verify(bundle_dir: Path | None, output_dir: Path | None, as_json: bool) -> None:
     """Check a bundle's hashes, then its parity on this machine beside the export's; needs no torch."""
     from infer.verify import verify_bundle
 
-    verification = verify_bundle(bundle_dir, _say, output_dir)
+    verification = verify_bundle(_bundle(bundle_dir), _say, output_dir)
     _finish(as_json, verification.to_json())
     verification.raise_failures()
 
 
 @main.command()
-@click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, default=DEFAULT_BUNDLE)
+@click.argument("bundle_dir", metavar="[BUNDLE]", type=folder, required=False)
 @click.option("--batch", default="8160", help="Comma-separated batch sizes.")
 @click.option("--output", type=folder, help="Default: benchmarks/results/speed_<hardware>_<yyyymm>.json.")
 @json_option
-def bench(bundle_dir: Path, batch: str, output: Path | None, as_json: bool) -> None:
+def bench(bundle_dir: Path | None, batch: str, output: Path | None, as_json: bool) -> None:
     """Time the runtimes of a bundle beside PyTorch eager of the unfolded model, in one run."""
     from benchmarks.speed import run_benchmark
 
-    result = run_benchmark(bundle_dir, _batches(batch), output, _say)
+    result = run_benchmark(_bundle(bundle_dir), _batches(batch), output, _say)
     _finish(as_json, result)
 
 

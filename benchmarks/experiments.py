@@ -10,10 +10,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import accuracy
 from benchmarks.speed import RESULTS
 from train.experiments.summary import table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "EXPERIMENTS.md"
+SHIPPED = ("compact", "accurate")
 _PART = re.compile(r"<!-- (\S+\.json) -->\n.*?<!-- end -->\n", re.DOTALL)
 
 
@@ -34,15 +36,30 @@ def experiment_part(summary: dict[str, Any], name: str) -> str:
     )
 
 
+def accuracy_part(result: dict[str, Any], name: str) -> str:
+    """The peers' table, and how the models that are shipped differ from all others.
+
+    Args:
+        result: as benchmarks.accuracy writes it.
+        name: of the result file.
+    """
+    ours = [row for row in result["rows"] if row in SHIPPED]
+    tables = [accuracy.table(result), *(accuracy.difference_table(result, row) for row in ours)]
+    where = (
+        f"{len(result['val'])} val pictures, thresholds and rules from {len(result['calib'])} train pictures set aside"
+    )
+    return "\n\n".join(tables) + f"\n\n{result['date']}; {where}; `benchmarks/results/{name}`.\n"
+
+
+def part_of(name: str) -> str:
+    """What the page says of a result file."""
+    result = json.loads((RESULTS / name).read_text())
+    return accuracy_part(result, name) if name.startswith("accuracy_") else experiment_part(result, name)
+
+
 def rewritten(page: str) -> str:
     """The page with every part made anew from the file that it names."""
-
-    def part(match: re.Match[str]) -> str:
-        name = match[1]
-        made = experiment_part(json.loads((RESULTS / name).read_text()), name)
-        return f"<!-- {name} -->\n{made}<!-- end -->\n"
-
-    return _PART.sub(part, page)
+    return _PART.sub(lambda match: f"<!-- {match[1]} -->\n{part_of(match[1])}<!-- end -->\n", page)
 
 
 def named(page: str) -> list[str]:

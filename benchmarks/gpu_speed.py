@@ -312,22 +312,26 @@ def main() -> None:
     )
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--batches", default=",".join(str(b) for b in BATCHES))
+    parser.add_argument("--peer-batches", default="", help="of eager and onnxruntime; those of --batches if empty")
     parser.add_argument("--compile-batches", default="8160,65536", help="autotuning takes minutes for each")
     parser.add_argument("--dataset", type=Path, default=SAMPLE_DIR, help="folder of a dataset, for parity on all of it")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    batches = tuple(int(b) for b in args.batches.split(","))
+    batches, peers, compiled = (
+        tuple(int(b) for b in text.split(","))
+        for text in (args.batches, args.peer_batches or args.batches, args.compile_batches)
+    )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     bench = Bench(open_bundle(args.bundle), args.output)
     for group in args.groups.split(","):
         if group == "fused":
             run_fused(bench, batches)
         elif group == "eager":
-            run_eager(bench, batches)
+            run_eager(bench, peers)
         elif group == "onnxruntime":
-            run_onnxruntime(bench, batches)
+            run_onnxruntime(bench, peers)
         elif group == "compile":
-            run_compile(bench, tuple(int(b) for b in args.compile_batches.split(",")))
+            run_compile(bench, compiled)
         elif group == "parity":
             check_parity(bench, args.dataset)
         elif group == "predict":

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -281,10 +283,23 @@ def load_split(dataset: Dataset, split: str) -> BlockSet:
     Raises:
         InputError: as `Dataset.luma` and `Dataset.labels`; or if pictures of different bit depth mix.
     """
-    pictures = dataset.of_split(split)
+    return load_pictures(dataset, dataset.of_split(split), f"split '{split}'")
+
+
+def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str) -> BlockSet:
+    """Read all labelled blocks of some pictures, as `load_split`.
+
+    Args:
+        dataset: whose pictures they are.
+        pictures: one at least.
+        what: names them in an error.
+
+    Raises:
+        InputError: as `load_split`.
+    """
     depths = {p.bit_depth for p in pictures}
     if len(depths) > 1:
-        raise InputError(f"split '{split}' mixes bit depths {sorted(depths)}", "keep one depth per dataset")
+        raise InputError(f"{what} mixes bit depths {sorted(depths)}", "keep one depth per dataset")
     parts = list(_labelled(dataset, pictures))
     starts = np.cumsum([0] + [len(blocks) for blocks, _, _ in parts])
     pairs = [label.shape[1] * len(qindex) for _, qindex, label in parts]
@@ -305,13 +320,18 @@ def _labelled(
     dataset: Dataset, pictures: tuple[Picture, ...]
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]]:
     """For each picture: its whole blocks [B, 16, 16], qindex [Q], labels [Q, B]."""
-    for picture in pictures:
+
+    def read(picture: Picture) -> tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]:
         luma = dataset.luma(picture)
         qindex, partition = dataset.labels(picture)
         rows, cols = partition.shape[1:]
         grid = node_grid(picture.width, picture.height)
         whole = cut_blocks(luma).reshape(*grid, 16, 16)[:rows, :cols]
-        yield whole.reshape(-1, 16, 16), qindex, partition.reshape(len(qindex), -1)
+        return whole.reshape(-1, 16, 16), qindex, partition.reshape(len(qindex), -1)
+
+    # Pictures are decoded and labels worked out mostly without the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(read, pictures)
 
 
 def class_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -37,12 +37,14 @@ class CompileOptions:
         precision: "fp32", or "fp16" for a graph whose weights and values are float16.
         cuda: in the forms that ONNX Runtime's CUDA provider is fast at: biases as offsets, maps in its order; None
             means for fp16, whose files run on GPUs.
+        rows: in the forms that the C library runs (export/c/).
     """
 
     fold: bool = True
     lower: str = "auto"
     precision: str = "fp32"
     cuda: bool | None = None
+    rows: bool = False
 
     def __post_init__(self) -> None:
         if self.lower not in ("auto", "conv", "gemm"):
@@ -121,7 +123,8 @@ def compile_model(
     half = options.precision == "fp16"
     dtype = torch.float16 if half else torch.float32
     cuda = half if options.cuda is None else options.cuda
-    lowered = lower_model(pruned, example, LowerOptions(chooser(options.lower, options.precision), dtype, cuda=cuda))
+    choose = chooser(options.lower, options.precision)
+    lowered = lower_model(pruned, example, LowerOptions(choose, dtype, cuda, options.rows))
     done(f"lower-{options.lower}", lowered, row)
     distribute_products(lowered)
     done("distribute", lowered, row)

@@ -49,6 +49,10 @@ RATES = {
     "fp16": Rates(product=210, convolution=20, patches=20, convolution_at_one=20, grouped=1, moved=0.1),
 }
 
+LARGEST_MATRIX = 1 << 21
+"""Entries of a matrix that "auto" makes of a convolution: a 3x3 on 128 channels of 4x4 would be 4 million, 28 times its
+weights, and a file of a few megabytes would grow past a hundred."""
+
 
 def chooser(lower: str, precision: str) -> Choose:
     """The decision for `--lower`.
@@ -61,6 +65,8 @@ def chooser(lower: str, precision: str) -> Choose:
     def choose(conv: nn.Conv2d, shape: Shape, out_shape: Shape) -> bool:
         if lower != "auto":
             return lower == "gemm"
+        if math.prod(shape) * math.prod(out_shape) > LARGEST_MATRIX:
+            return False
         as_convolution, as_product = costs(conv, shape, out_shape, RATES[precision])
         return as_product <= as_convolution
 

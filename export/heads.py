@@ -49,7 +49,8 @@ class HeadsMergedModel(nn.Module):
         embedding = None if self.model.embedding is None else self.model.embedding(qindex)
         body = self.model.trunk.body(luma * (1.0 / 255.0), embedding)
         stage1 = self.stage1(self.model.stage1_features(body, embedding))
-        return torch.cat([stage1, self.rest(self.model.adapted_features(body, embedding))], 1)
+        logits = torch.cat([stage1, self.rest(self.model.adapted_features(body, embedding))], 1)
+        return self.model.sharpened(logits, qindex)
 
 
 def _layers(head: nn.Module) -> list[Layer]:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from export.absorb import absorb_biases
 from export.dense import Shape, dense_matrix, is_patchwise, patch_matrix, row_index
 from export.orders import Orders
+from export.pool import pool_index, pool_row
 from export.prune import ChannelScale
 from export.reorder import reorder
 from export.share import shape_of, trace
@@ -41,11 +42,14 @@ class LowerOptions:
             than within the next matrix, which would have to cancel a mean a hundred times the texture.
         cuda: in the forms that ONNX Runtime's CUDA provider is fast at (docs/COMPILER.md): maps in "channel" order, a
             maximum over channels by its index.
+        rows: in the forms that the C library runs (export/c/): every map in "position" order, max pools on rows,
+            means subtracted apart, which leaves the matrix behind them mostly zeros.
     """
 
     choose: Choose
     dtype: torch.dtype = torch.float32
     cuda: bool = False
+    rows: bool = False
 
 
 @torch.no_grad()
@@ -109,6 +113,8 @@ class _Lowering:
             return "patches" if is_patchwise(module, _map(source)) else "product"
         if isinstance(module, ChannelScale) or node.target in ELEMENTWISE or _is_alias(node):
             return "elementwise"
+        if node.target is F.max_pool2d and self.options.rows:
+            return "product"
         return "product" if _spatial_mean(node) is not None else "map"
 
     def _emit(self, node: fx.Node) -> fx.Node:
@@ -127,6 +133,8 @@ class _Lowering:
             return self._over_channels(node)
         if node.target in ELEMENTWISE:
             return self._elementwise(node)
+        if node.target is F.max_pool2d and self.options.rows:
+            return self._pool(node)
         if node.op == "get_attr":
             return self._constant(node.target, _attribute(self.traced, str(node.target)))
         return self._on_maps(node, module)
@@ -166,6 +174,14 @@ class _Lowering:
         index = self.graph.call_function(torch.argmax, (row, 1, True))
         return self.graph.call_function(torch.gather, (row, 1, index))
 
+    def _pool(self, node: fx.Node) -> fx.Node:
+        """A max pool on rows."""
+        source = node.all_input_nodes[0]
+        index = pool_index(node, _map(source), self.orders.of(source), self.orders.of(node))
+        name = f"pool{len(self.state)}"
+        self.state[name] = index
+        return self.graph.call_function(pool_row, (self.row(source), self.graph.get_attr(name)))
+
     def _averaging(self, size: int) -> fx.Node:
         """The matrix that takes a row to its mean: a product accumulates in float32 where a float16 sum would not."""
         return self._constant(("mean", size), torch.full((size, 1), 1.0 / size))
@@ -186,6 +202,12 @@ class _Lowering:
         size = math.prod(_map(base))
         centering = torch.eye(size, dtype=torch.float64) - 1.0 / size
         row = self.row(base)
+        if self.options.rows:
+            minus = self._constant(("mean", size, "negated"), torch.full((size, 1), -1.0 / size))
+            centered_row = self.graph.call_function(
+                operator.add, (row, self.graph.call_function(torch.matmul, (row, minus)))
+            )
+            return centered_row, factor * inner * torch.eye(size, dtype=torch.float64)
         if self.options.dtype is torch.float16:
             mean = self.graph.call_function(torch.matmul, (row, self._averaging(size)))
             row = self.graph.call_function(operator.sub, (row, mean))

@@ -63,6 +63,7 @@ class ExportTask:
         fold: fold BatchNorm; without, the BN nodes stay in the graph.
         lower: "conv" keeps convolutions, "gemm" makes every one a matrix product, "auto" chooses by layer.
         precisions: of the ONNX files.
+        forms: their inputs: "uint8" for 8 bit, "int32" for every bit depth.
         engines: which engines to build of these files; None builds none.
         package: "cpu" or "cuda" for AOTInductor packages for this machine's; "none".
     """
@@ -74,13 +75,16 @@ class ExportTask:
     precisions: tuple[str, ...] = ("fp32",)
     engines: EngineOptions | None = None
     package: str = "none"
+    forms: tuple[str, ...] = ("uint8", "int32")
 
     def command(self) -> str:
         """The command line that does the same, but for the engines' own options."""
         paths = f"--run {shlex.quote(str(self.run))} --output-dir {shlex.quote(str(self.output_dir))}"
         fold = " --fold-bn" if self.fold else ""
         package = "" if self.package == "none" else f" --package {self.package}"
-        return f"cli.py export {paths}{fold} --lower {self.lower} --precision {','.join(self.precisions)}{package}"
+        forms = "" if self.forms == ("uint8", "int32") else f" --onnx-input {','.join(self.forms)}"
+        precision = ",".join(self.precisions)
+        return f"cli.py export {paths}{fold} --lower {self.lower} --precision {precision}{forms}{package}"
 
 
 def semantics() -> dict[str, object]:
@@ -126,7 +130,7 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
         compiled, costs = _compiled(run.model, task, precision, announce)
         if precision == "fp32":
             _check_compiled(compiled, reference, announce)
-        files |= _write_onnx(root, run, compiled, costs, precision)
+        files |= _write_onnx(root, run, compiled, costs, precision, task.forms)
         if task.package != "none":
             announce(f"AOTInductor compiles {precision} for this machine's {task.package}: about a minute")
             steps = files[f"model.{precision}.onnx"].steps
@@ -156,6 +160,13 @@ def _check_precisions(task: ExportTask) -> None:
         raise MissingComponentError(
             f"precision {', '.join(sorted(unknown))} cannot be exported", "fp32, fp16, int8 can"
         )
+    if not task.forms or set(task.forms) - {"uint8", "int32"}:
+        raise UsageError(f"ONNX files take uint8 or int32, not {', '.join(task.forms)}", "--onnx-input uint8,int32")
+    if task.engines is not None and (lacking := set(task.engines.forms) - set(task.forms)):
+        form = lacking.pop()
+        raise UsageError(f"an engine of {form} is built of the ONNX file of {form}", "name it with --onnx-input too")
+    if task.package != "none" and "uint8" not in task.forms:
+        raise UsageError("a package is of the 8-bit form", "add uint8 to --onnx-input")
     if not task.fold and task.precisions != ("fp32",):
         raise UsageError(f"precision {', '.join(task.precisions)} needs a folded model", "add --fold-bn")
     if task.lower == "conv" and "int8" in task.precisions:
@@ -207,12 +218,12 @@ def _write_plain_files(root: Path, run: Run, chosen: ReferenceSet) -> dict[str, 
 
 
 def _write_onnx(
-    root: Path, run: Run, compiled: nn.Module, costs: dict[str, Cost], precision: str
+    root: Path, run: Run, compiled: nn.Module, costs: dict[str, Cost], precision: str, forms: tuple[str, ...]
 ) -> dict[str, BundleFile]:
-    """The two input forms of one precision; `costs` are those of the trained model and after each step."""
+    """The input forms of one precision; `costs` are those of the trained model and after each step."""
     files, ranges = {}, {}
     _, *steps = costs
-    for form in ("uint8", "int32"):
+    for form in forms:
         metadata = {
             "semantics": json.dumps(semantics()),
             "classes": ",".join(PARTITION_NAMES),

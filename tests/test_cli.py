@@ -37,6 +37,12 @@ OPTIONS = {
         "--sampler": "natural",
         "--augmentation": "flips",
         "--schedule": "cosine",
+        "--passes": 1,
+        "--average": 0.0,
+        "--autocast": "none",
+        "--teacher": None,
+        "--distillation": None,
+        "--calibration-pictures": 0,
         "--trunk-lr": 1e-3,
         "--lr": 1e-3,
         "--weight-decay": 0.01,
@@ -78,6 +84,7 @@ OPTIONS = {
         "--precision": "fp32",
         "--json": False,
         "--package": "none",
+        "--onnx-input": "uint8,int32",
         "--engine": "none",
         "--engine-input": "uint8",
         "--min-batch": 1,
@@ -87,11 +94,12 @@ OPTIONS = {
         "--timing-cache": None,
         "--version-compatible": False,
         "--hardware-compatible": None,
+        "--c": None,
         "--triton": None,
     },
     "predict": {
         "BLOCKS.npy|FRAMES": None,
-        "--bundle": "bundles/default",
+        "--bundle": None,
         "--qindex": "128",
         "--bit-depth": "8",
         "--size": None,
@@ -105,8 +113,8 @@ OPTIONS = {
         "--check-parity": False,
         "--json": False,
     },
-    "verify": {"BUNDLE": None, "--output-dir": None, "--json": False},
-    "bench": {"[BUNDLE]": "bundles/default", "--batch": "8160", "--output": None, "--json": False},
+    "verify": {"[BUNDLE]": None, "--output-dir": None, "--json": False},
+    "bench": {"[BUNDLE]": None, "--batch": "8160", "--output": None, "--json": False},
     "dataset build": {
         "[VIDEO]...": None,
         "--output-dir": None,
@@ -333,6 +341,20 @@ def test_predict_says_what_it_reads_uses_and_writes(cli, blocks, bundle_dir, run
     counts = dict(zip(PARTITION_NAMES, np.bincount(partition, minlength=10).tolist(), strict=True))
     assert ended.json["counts"] == counts and len(set(partition)) > 3
     assert ended.json["blocks"] == 600 and ended.json["parity"]["count"] == 600
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_shipped_bundle_stands_in_where_none_was_named_or_exported(
+    cli, blocks, bundle_dir, tmp_path, monkeypatch, there
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "SHIPPED_BUNDLE", bundle_dir)
+    if there:
+        shutil.copytree(bundle_dir, tmp_path / "bundles" / "default")
+    ended = cli("predict", blocks, "--output", tmp_path / "out.npz")
+    assert ended.code == 0
+    assert (f"no bundles/default here: the shipped {bundle_dir}" in ended.out) is not there
+    assert cli("verify").code == 0
 
 
 def test_verify_says_what_it_reads_and_uses(cli, bundle_dir, tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,9 +13,14 @@ from torch import Tensor
 
 from data.dataset import BlockSet
 from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, TRANSPOSE
+from train.quantiser import scaled_qindex
 
-AUGMENTATIONS = ("none", "flips", "mixup", "cutmix")
+AUGMENTATIONS = ("none", "flips", "contrast", "mixup", "cutmix")
 SAMPLERS = ("natural", "balanced")
+CONTRAST_OCTAVES = 0.7
+"""A contrast is drawn from this many octaves down to this many up."""
+QINDEX_SEEN = (40, 248)
+"""The range that a scaled qindex stays in: outside, too few labels say what a qindex looks like."""
 MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
 
 
@@ -23,6 +29,7 @@ class Batch:
     """One batch on the device: blocks [N, 16, 16] integer, qindex int64 [N], label int64 [N] (0-9 or 255).
 
     Where blocks are mixed of two, `other` is the second one's label, and `share` the first one's weight, 0-1.
+    `soft` holds a teacher's probabilities, float32 [N, 10].
     """
 
     blocks: Tensor
@@ -30,6 +37,7 @@ class Batch:
     label: Tensor
     other: Tensor | None = None
     share: float = 1.0
+    soft: Tensor | None = None
 
 
 class DeviceBlocks:
@@ -100,13 +108,21 @@ def flip(batch: Batch, name: str) -> Batch:
         "up-down": lambda b: b.flip(1),
         "transpose": lambda b: b.transpose(1, 2),
     }[name](batch.blocks)
-    table = torch.from_numpy(_LABEL_TABLES[name].astype(np.int64)).to(batch.label.device)
-    return Batch(blocks, batch.qindex, table[batch.label])
+    return Batch(blocks, batch.qindex, _label_table(name, batch.label.device)[batch.label])
+
+
+@cache
+def _label_table(name: str, device: torch.device) -> Tensor:
+    """Kept on the device: copying it there for each batch would make a GPU wait."""
+    return torch.from_numpy(_LABEL_TABLES[name].astype(np.int64)).to(device)
 
 
 def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batch:
-    """A batch as training sees it; every draw is for the whole batch.
+    """A batch as training sees it; every draw but those of "contrast" is for the whole batch.
 
+    "contrast" comes on top of flips too: half the blocks get light and dark swapped, which an encoder hardly minds, and
+    half another contrast together with the qindex whose quantiser step is as much larger or smaller: distortion and
+    the price of a bit grow alike, so the best partition stays.
     "flips" is one of the eight symmetries of the square; "mixup" (Zhang et al., ICLR 2018) and "cutmix" (Yun et al.,
     ICCV 2019) come on top of it, with weights from Beta(0.2, 0.2) and Beta(1, 1); "none" gives the batch back.
     """
@@ -118,8 +134,24 @@ def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batc
             batch = flip(batch, name)
     if augmentation == "flips":
         return batch
+    if augmentation == "contrast":
+        return _contrast(batch)
     partner = torch.randperm(len(batch.label), generator=generator).to(batch.label.device)
     return _mix(batch, partner, generator) if augmentation == "mixup" else _cut(batch, partner, generator)
+
+
+def _contrast(batch: Batch) -> Batch:
+    """Blocks as float32 [N, 16, 16], below 0 too: the model subtracts their mean, and no value is clipped or rounded.
+
+    Draws come from the device's own generator, which each epoch seeds, as dropout's do.
+    """
+    draws = torch.rand(3, len(batch.label), device=batch.label.device)
+    octaves = torch.where(draws[1] < 0.5, (2.0 * draws[2] - 1.0) * CONTRAST_OCTAVES, 0.0)
+    qindex, ratio = scaled_qindex(batch.qindex, torch.exp2(octaves), *QINDEX_SEEN)
+    changed = octaves != 0.0
+    factor = torch.where(changed, ratio, 1.0) * torch.where(draws[0] < 0.5, -1.0, 1.0)
+    blocks = batch.blocks.float() * factor[:, None, None]
+    return replace(batch, blocks=blocks, qindex=torch.where(changed, qindex, batch.qindex))
 
 
 def _beta(alpha: float, generator: torch.Generator) -> float:

@@ -27,18 +27,25 @@ class TrainConfig:
         model: the shape of the model.
         stages: which of 1, 2, 3 to train, ascending.
         epochs: at most, for each stage.
+        passes: how often an epoch of stage 1 goes through the pairs; epochs of stages 2 and 3 do once.
         batch_size: pairs of (block, qindex) over all processes.
         bn_mode: "frozen", or "train" to reproduce the seed's drifting BatchNorm in stages 2 and 3.
         stage1_loss: "joint" trains the trunk with an auxiliary ten-class head too; "binary" without.
         loss, focal_gamma: loss of every head (train/losses.py).
         sampler: "natural" or "balanced" over the stage's classes, in stages 2 and 3.
-        augmentation: "flips" draws one of the square's eight symmetries for each batch; "mixup" and "cutmix" come on
-            top; "none".
+        augmentation: "flips" draws one of the square's eight symmetries for each batch; "contrast", "mixup" and
+            "cutmix" come on top (train/batches.py); "none".
         fine_tuning: what stage 2 trains besides its head: "adapters", or "full" for the trunk as well, a control after
             which stage 1's head no longer fits.
         schedule: "cosine" to zero over `epochs`, or "plateau": half after 5 epochs without gain, as the seed.
         trunk_lr, lr: AdamW's rates for the trunk and for everything else.
         weight_decay: AdamW's.
+        average: decay per step of an exponential moving average of weights and BatchNorm statistics, which is then
+            what is judged and kept; 0 keeps the weights themselves. Meant for runs of many times 1 / (1 - decay) steps.
+        autocast: "bf16" computes forward and backward in bfloat16 where PyTorch deems it safe; "none" in float32.
+        distillation: how much a teacher's probabilities count, the labels the rest; 0-1, 0 without a teacher.
+        calibration_pictures: train pictures set aside, by the hash of their names, to choose epochs on and to fit
+            temperatures, thresholds and the decision rule; with 0, epochs are chosen on val, and nothing is fitted.
         select: the epoch kept is the one with the best validation "loss" or "f1".
         patience: stop a stage after so many epochs without gain.
         seed: of initialisation, order, dropout and flips.
@@ -47,6 +54,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     stages: tuple[int, ...] = (1, 2, 3)
     epochs: int = 10
+    passes: int = 1
     batch_size: int = 128
     bn_mode: str = "frozen"
     stage1_loss: str = "joint"
@@ -59,6 +67,10 @@ class TrainConfig:
     trunk_lr: float = 1e-3
     lr: float = 1e-3
     weight_decay: float = 0.01
+    average: float = 0.0
+    autocast: str = "none"
+    distillation: float = 0.0
+    calibration_pictures: int = 0
     select: str = "loss"
     patience: int = 15
     seed: int = 42
@@ -73,6 +85,7 @@ class TrainConfig:
             "fine_tuning": ("adapters", "full"),
             "schedule": ("cosine", "plateau"),
             "select": ("loss", "f1"),
+            "autocast": ("none", "bf16"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -81,6 +94,14 @@ class TrainConfig:
         for name, value in (rates | {"focal_gamma": self.focal_gamma}).items():
             if not (math.isfinite(value) and value >= 0.0):
                 raise ValueError(f"{name} is a number from 0, not {value}")
+        if not 0.0 <= self.average < 1.0 or not 0.0 <= self.distillation <= 1.0:
+            raise ValueError("average is one of the numbers from 0 to below 1, distillation from 0 to 1")
+        if self.calibration_pictures < 0:
+            raise ValueError("calibration_pictures is one of the whole numbers from 0")
+        if self.augmentation == "contrast" and self.model.trunk == "resnet18":
+            raise ValueError("augmentation is one of the others for resnet18, which does not subtract a block's mean")
+        if self.passes < 1:
+            raise ValueError("an epoch is one pass at least")
         if self.epochs < 1 or self.batch_size < 2:
             raise ValueError("at least one epoch and two pairs to a batch")
         if self.stages not in ((1,), (2,), (3,), (2, 3), (1, 2, 3)):
@@ -113,6 +134,7 @@ class TrainTask:
         trunk_weights: a safetensors file with weights to start the trunk from.
         resume: go on where an interrupted run in output_dir stopped.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        teacher: a run folder whose model's probabilities are learnt beside the labels.
     """
 
     config: TrainConfig
@@ -122,3 +144,4 @@ class TrainTask:
     trunk_weights: Path | None = None
     resume: bool = False
     device: str = "auto"
+    teacher: Path | None = None

@@ -73,25 +73,31 @@ class SpatialAttention(nn.Module):
         return x * torch.sigmoid(self.conv(summary))
 
 
-class ConvAdapter(nn.Module):
-    """Conv-Adapter (Chen et al., CVPR Workshops 2024), in series with what it adapts.
+class _AdapterWeights(nn.Module):
+    """1x1 down with BN, 3x3 depthwise, 1x1 up, alpha; convolutions start at 0.01 of Kaiming's scale, so that training
+    starts from the trunk's own features."""
 
-        x [N, C, H, W] ─┬─► 1x1 C→C/reduction, BN, ReLU ─► 3x3 depthwise, ReLU ─► 1x1 →C ─► x alpha ─► + ─►
-                        └──────────────────────────────────────────────────────────────────────────────┘
-
-    Convolutions start at 0.01 of Kaiming's scale, so that training starts from the trunk's own features.
-    """
-
-    def __init__(self, channels: int, reduction: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, reduction: int) -> None:
         super().__init__()
-        inner = channels // reduction
-        self.down = ConvBN(channels, inner, 1)
+        inner = in_channels // reduction
+        self.down = ConvBN(in_channels, inner, 1)
         self.depthwise = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False)
-        self.up = nn.Conv2d(inner, channels, 1, bias=False)
-        self.alpha = nn.Parameter(torch.ones(channels))
+        self.up = nn.Conv2d(inner, out_channels, 1, bias=False)
+        self.alpha = nn.Parameter(torch.ones(out_channels))
         for conv in (self.down.conv, self.depthwise, self.up):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             conv.weight.data *= 0.01
+
+
+class ConvAdapter(_AdapterWeights):
+    """Conv-Adapter (Chen et al., CVPR Workshops 2024), in series with what it adapts.
+
+    x [N, C, H, W] ─┬─► 1x1 C→C/reduction, BN, ReLU ─► 3x3 depthwise, ReLU ─► 1x1 →C ─► x alpha ─► + ─►
+                    └──────────────────────────────────────────────────────────────────────────────┘
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__(channels, channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
         """x float32 [N, C, H, W]; same shape."""
@@ -120,25 +126,14 @@ class LowRankAdapter(nn.Module):
         return x + self.up(self.down(x))
 
 
-class ParallelAdapter(nn.Module):
+class ParallelAdapter(_AdapterWeights):
     """Conv-Adapter beside the tail of the trunk rather than within it: the tail is computed once for all stages.
 
         body [N, A, h, w] ─┬─► tail ───────────────────────────────────────────────────────────────────► + ─► [N, B, ..]
                            └─► 1x1 A→A/reduction, BN, ReLU ─► 3x3 depthwise, ReLU ─► mean ─► 1x1 →B ─► x alpha
 
-    Convolutions start at 0.01 of Kaiming's scale. Its output is one value a channel, added at every position.
+    Its output is one value a channel, added at every position.
     """
-
-    def __init__(self, in_channels: int, out_channels: int, reduction: int) -> None:
-        super().__init__()
-        inner = in_channels // reduction
-        self.down = ConvBN(in_channels, inner, 1)
-        self.depthwise = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False)
-        self.up = nn.Conv2d(inner, out_channels, 1, bias=False)
-        self.alpha = nn.Parameter(torch.ones(out_channels))
-        for conv in (self.down.conv, self.depthwise, self.up):
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            conv.weight.data *= 0.01
 
     def forward(self, body: Tensor) -> Tensor:
         """body float32 [N, A, h, w]; returns [N, B, 1, 1]."""

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from errors import InputError, UsageError
-from partition import HEADS, head_targets
-from train.batches import DeviceBlocks, augment, epoch_indices
+from partition import COVERED, HEADS, Partition
+from train.batches import Batch, DeviceBlocks, augment, epoch_indices
 from train.config import Progress, TrainConfig
+from train.distill import Teacher
 from train.distributed import World
-from train.metrics import as_none, confusion, head_metrics, macro_f1
+from train.metrics import head_metrics, macro_f1
 from train.model import PartitionModel
 from train.stages import STAGE_HEADS, StageNet, stage_targets
 
-EVALUATION_BATCH = 2048
+EVALUATION_BATCH = {"cpu": 2048, "cuda": 16384}
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
 
@@ -57,7 +59,8 @@ def predict_logits(model: PartitionModel, data: DeviceBlocks) -> NDArray[np.floa
     """Logits of every pair in order, float32 [M, 14]; the model is left in eval mode."""
     model.eval()
     parts = [
-        model(batch.blocks, batch.qindex, data.bit_depth).float().cpu() for batch in data.in_order(EVALUATION_BATCH)
+        model(batch.blocks, batch.qindex, data.bit_depth).float().cpu()
+        for batch in data.in_order(EVALUATION_BATCH[data.device.type])
     ]
     return torch.cat(parts).numpy()
 
@@ -65,9 +68,11 @@ def predict_logits(model: PartitionModel, data: DeviceBlocks) -> NDArray[np.floa
 class StageLoop:
     """Trains one stage.
 
-        loop = StageLoop(model, stage, config, train, val, world)
+        loop = StageLoop(model, stage, config, train, judge, world)
         for state in loop.epochs(): save(loop.checkpoint())
         loop.restore_best()
+
+    `judge` are the pairs by which the epoch to keep is chosen; with a teacher, its probabilities count too.
 
     Attributes:
         state: where it stands.
@@ -79,11 +84,12 @@ class StageLoop:
         stage: int,
         config: TrainConfig,
         train: DeviceBlocks,
-        val: DeviceBlocks,
+        judge: DeviceBlocks,
         world: World,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.config, self.stage, self.world = config, stage, world
-        self.train_data, self.val_data = train, val
+        self.config, self.stage, self.world, self.teacher = config, stage, world, teacher
+        self.train_data, self.judge_data = train, judge
         label = train.label.cpu().numpy()
         self._targets = stage_targets(stage, label)
         usable = int((self._targets >= 0).sum())
@@ -93,9 +99,16 @@ class StageLoop:
                 "the train split needs pictures with partitioned blocks",
             )
         torch.manual_seed(epoch_seed(config.seed, stage, 0))
-        self.net = StageNet(model.to(world.device), stage, config, label).to(world.device)
+        # cuDNN's convolutions are three times as fast in this order (docs/LOG.md).
+        order = torch.channels_last if world.device.type == "cuda" else torch.contiguous_format
+        self.net = StageNet(model, stage, config, label).to(world.device).to(memory_format=order)  # type: ignore[call-overload]
         self._parallel = world.wrap(self.net)
-        self.optimizer = torch.optim.AdamW(self.net.parameter_groups(config), weight_decay=config.weight_decay)
+        self._average = None
+        if config.average:
+            self._average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameter_groups(config), weight_decay=config.weight_decay, fused=world.device.type == "cuda"
+        )
         self.scheduler = self._make_scheduler()
         self.state = StageState()
 
@@ -116,7 +129,9 @@ class StageLoop:
 
     def _batches(self, generator: torch.Generator) -> list[Tensor]:
         sampler = self.config.sampler if self.stage > 1 else "natural"
-        batches = epoch_indices(self._targets, sampler, self.config.batch_size, generator)
+        passes = range(self.config.passes if self.stage == 1 else 1)
+        size = self.config.batch_size
+        batches = [b for _ in passes for b in epoch_indices(self._targets, sampler, size, generator)]
         # Every process needs two pairs for its BatchNorm.
         return [b for b in batches if len(b) >= 2 * self.world.size] if self.world.size > 1 else batches
 
@@ -136,48 +151,79 @@ class StageLoop:
         generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, self.stage, self.state.epoch + 1))
         torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=generator)) + self.world.rank)
         self._parallel.train()
-        batches = self._batches(generator)
-        losses, matrices = [], {h: np.zeros((len(HEADS[h]),) * 2, np.int64) for h in STAGE_HEADS[self.stage]}
-        for i, indices in enumerate(batches):
-            share = self.world.share(indices).to(self.world.device)
-            batch = augment(self.train_data.batch(share), self.config.augmentation, generator)
-            loss, logits = self._parallel(batch, self.train_data.bit_depth)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            if self.config.schedule == "cosine":
-                self.scheduler.step()
-            losses.append(loss.detach())
-            self._count(matrices, logits, batch.label)
-            if i % 20 == 19 or i + 1 == len(batches):
-                done = self.state.epoch * len(batches) + i + 1
-                text = f"stage {self.stage}, epoch {self.state.epoch + 1}, loss {float(loss.detach()):.4f}"
-                progress(done, self.config.epochs * len(batches), text)
+        batches = [self.world.share(b) for b in self._batches(generator)]
+        # On the device at once and not batch by batch, and counted there: a step never waits for the CPU.
+        shares = torch.cat(batches).to(self.world.device).split([len(b) for b in batches])
+        counts = _HeadCounts(self.net, STAGE_HEADS[self.stage], self.world.device)
+        losses = []
+        for i, share in enumerate(shares):
+            loss, logits, batch = self._step(share, generator)
+            losses.append(loss)
+            counts.add(logits, batch.label)
+            if i % 20 == 19 or i + 1 == len(shares):
+                done = self.state.epoch * len(shares) + i + 1
+                text = f"stage {self.stage}, epoch {self.state.epoch + 1}, loss {float(loss):.4f}"
+                progress(done, self.config.epochs * len(shares), text)
         values = torch.stack(losses).double().cpu()
         return {
             "train_loss": float(values.mean()),
             "train_loss_variance": float(values.var(correction=0)),
-            "train_macro_f1": float(np.mean([macro_f1(m) for m in matrices.values()])),
+            "train_macro_f1": float(np.mean([macro_f1(m) for m in counts.matrices().values()])),
         }
 
-    def _count(self, matrices: dict[str, NDArray[np.int64]], logits: dict[str, Tensor], label: Tensor) -> None:
-        plain = as_none(label.cpu().numpy())
-        for head, matrix in matrices.items():
-            target = head_targets()[head][plain]
-            keep = target >= 0
-            predicted = logits[head].detach().argmax(1).cpu().numpy()
-            matrix += confusion(target[keep], predicted[keep], len(HEADS[head]))
+    def _step(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Batch]:
+        batch = augment(self.train_data.batch(indices), self.config.augmentation, generator)
+        depth = self.train_data.bit_depth
+        if self.teacher is not None:
+            batch = replace(batch, soft=self.teacher(batch, depth))
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.autocast == "bf16"):
+            loss, logits = self._parallel(batch, depth)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.net)
+        if self.config.schedule == "cosine":
+            self.scheduler.step()
+        return loss.detach(), logits, batch
+
+    @property
+    def judged(self) -> PartitionModel:
+        """The model that is judged and kept: the averaged one, if there is one."""
+        return self._judged_net.model
+
+    @property
+    def _judged_net(self) -> StageNet:
+        net = self.net if self._average is None else self._average.module
+        assert isinstance(net, StageNet)
+        return net
 
     def _judge(self, train_metrics: dict[str, Any]) -> dict[str, Any]:
-        logits = predict_logits(self.net.model, self.val_data)
-        heads = head_metrics(logits, self.val_data.label.cpu().numpy())
+        logits = predict_logits(self.judged, self.judge_data)
+        heads = head_metrics(logits, self.judge_data.label.cpu().numpy())
         mine = {head: heads[head] for head in STAGE_HEADS[self.stage]}
-        return train_metrics | {
-            "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
-            "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
-            "heads": mine,
-            "lr": self.optimizer.param_groups[0]["lr"],
-        }
+        flat = {} if self.net.auxiliary is None else {"auxiliary_log_loss": self._auxiliary_log_loss()}
+        return (
+            train_metrics
+            | flat
+            | {
+                "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
+                "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
+                "heads": mine,
+                "lr": self.optimizer.param_groups[0]["lr"],
+            }
+        )
+
+    @torch.no_grad()
+    def _auxiliary_log_loss(self) -> float:
+        """Ten-class log loss of the auxiliary head, in nats: what stages 2 and 3 have to come up to."""
+        net = self._judged_net
+        total = 0.0
+        for batch in self.judge_data.in_order(EVALUATION_BATCH[self.judge_data.device.type]):
+            plain = torch.where(batch.label == COVERED, int(Partition.NONE), batch.label)
+            logits = net.auxiliary_logits(batch, self.judge_data.bit_depth)
+            total += float(torch.nn.functional.cross_entropy(logits, plain, reduction="sum"))
+        return total / len(self.judge_data)
 
     def _record(self, entry: dict[str, Any]) -> None:
         state, key, sign = self.state, *(("val_loss", -1) if self.config.select == "loss" else ("val_macro_f1", 1))
@@ -192,7 +238,7 @@ class StageLoop:
         state.history.append({"epoch": state.epoch} | entry)
         if sign * entry[key] > best:
             state.best_epoch = state.epoch
-            state.best = {k: v.detach().cpu().clone() for k, v in self.net.model.state_dict().items()}
+            state.best = {k: v.detach().cpu().clone() for k, v in self.judged.state_dict().items()}
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(entry[key])
         state.stopped = state.epoch - state.best_epoch >= self.config.patience
@@ -209,6 +255,7 @@ class StageLoop:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "state": vars(self.state),
+                "average": None if self._average is None else self._average.state_dict(),
             }
         )
 
@@ -218,3 +265,25 @@ class StageLoop:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.state = StageState(**saved["state"])
+        if self._average is not None:
+            self._average.load_state_dict(saved["average"])
+
+
+class _HeadCounts:
+    """Confusion matrices of a stage's heads, counted on the device."""
+
+    def __init__(self, net: StageNet, heads: tuple[str, ...], device: torch.device) -> None:
+        self._net = net
+        # One place more, for the pairs that a head has no say in.
+        self._counts = {h: torch.zeros(len(HEADS[h]) ** 2 + 1, dtype=torch.int64, device=device) for h in heads}
+
+    def add(self, logits: dict[str, Tensor], label: Tensor) -> None:
+        """logits by head, float [N, classes]; label int64 [N], 0-9 or COVERED."""
+        for head, counts in self._counts.items():
+            target, classes = self._net.get_buffer(f"target_{head}")[label], len(HEADS[head])
+            place = torch.where(target >= 0, target * classes + logits[head].detach().argmax(1), classes * classes)
+            counts.scatter_add_(0, place, torch.ones_like(place))
+
+    def matrices(self) -> dict[str, NDArray[np.int64]]:
+        """By head, int64 [classes, classes], rows the true class."""
+        return {h: c[:-1].reshape(len(HEADS[h]), -1).cpu().numpy() for h, c in self._counts.items()}

@@ -5,13 +5,16 @@ Accuracy never stands alone: always answering NONE is right for most blocks, and
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partition import COVERED, HEADS, PARTITION_NAMES, QINDEX_BANDS, Partition, chain_rule, head_slices, head_targets
 from train.candidates import Keep, candidate_report, fit_keep
+
+if TYPE_CHECKING:
+    from train.decision import Decision
 
 CALIBRATION_BINS = 15
 
@@ -124,6 +127,7 @@ def evaluate_logits(
     qindex: NDArray[np.integer],
     label: NDArray[np.integer],
     keep: Keep | None = None,
+    decision: Decision | None = None,
 ) -> dict[str, Any]:
     """The whole report on a labelled set.
 
@@ -132,26 +136,37 @@ def evaluate_logits(
         qindex: 0-255, integer [M].
         label: 0-9 or COVERED, integer [M].
         keep: thresholds of candidate sets; None fits them on these pairs themselves, as "val".
+        decision: the rule for macro-F1, fitted on other pairs than these; None leaves it out.
 
     Returns:
         heads (head_metrics), all (covered counted as NONE), nodes (covered left out), candidates (candidate_report,
         covered counted as NONE), and by_qindex: for every band that occurs, "low-high": {heads, all, nodes,
-        candidates}; keep: threshold by share, and keep_fitted_on.
+        candidates}; keep: threshold by share, and keep_fitted_on. With a decision also `decision`, and in all and
+        nodes, everywhere, its decided_macro_f1 and decided_accuracy.
     """
     keep = keep or fit_keep(chain_rule(logits), as_none(label), "val")
+
+    def judged(probability: NDArray[np.floating], truth: NDArray[np.integer]) -> dict[str, Any]:
+        metrics = partition_metrics(probability, truth)
+        if decision is not None:
+            matrix = confusion(truth, decision.answer(probability), len(Partition))
+            metrics |= {"decided_macro_f1": macro_f1(matrix), "decided_accuracy": float(np.trace(matrix) / len(truth))}
+        return metrics
 
     def report(chosen: NDArray[np.bool_]) -> dict[str, Any]:
         part, truth = logits[chosen], label[chosen]
         probability = chain_rule(part)
         nodes = truth != COVERED
         result: dict[str, Any] = {"heads": head_metrics(part, truth)}
-        result["all"] = partition_metrics(probability, as_none(truth))
+        result["all"] = judged(probability, as_none(truth))
         if nodes.any():
-            result["nodes"] = partition_metrics(probability[nodes], truth[nodes])
+            result["nodes"] = judged(probability[nodes], truth[nodes])
         result["candidates"] = candidate_report(probability, as_none(truth), keep)
         return result
 
     whole = report(np.ones(len(label), bool))
     bands = {f"{low}-{high}": (qindex >= low) & (qindex <= high) for low, high in QINDEX_BANDS}
     whole["by_qindex"] = {name: report(chosen) for name, chosen in bands.items() if chosen.any()}
+    if decision is not None:
+        whole["decision"] = decision.to_json()
     return whole | {"keep": dict(keep.thresholds), "keep_fitted_on": keep.fitted_on}

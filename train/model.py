@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from partition import HEADS, MacroClass, head_slices
+from partition import HEADS, LOGITS, MacroClass, head_slices
 from train.layers import ConvAdapter, Head, LowRankAdapter, ParallelAdapter, QindexEmbedding
 from train.trunks import TRUNKS, Trunk
 
@@ -25,17 +26,19 @@ class ModelConfig:
     """What decides the shape of a model; stored in run.json and in the manifest.
 
     Attributes:
-        trunk: "compact" or "resnet18".
+        trunk: "compact", "accurate" or "resnet18".
         qindex_input: "film", or "none" to leave qindex out as the seed did.
         adapter_reduction: how much narrower the adapters are than what they adapt.
         adapters: "series"; "parallel" to the trunk's tail; "lora", low-rank linear ones in series; or "none" for the
             control that trains heads on the bare frozen trunk.
+        temperature: "none", or "qindex" for logits that each head's temperature at the qindex divides.
     """
 
     trunk: str = "compact"
     qindex_input: str = "film"
     adapter_reduction: int = 4
     adapters: str = "series"
+    temperature: str = "none"
 
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:
@@ -44,6 +47,8 @@ class ModelConfig:
             raise ValueError(f"qindex_input is 'none' or 'film', not {self.qindex_input!r}")
         if self.adapters not in ADAPTERS:
             raise ValueError(f"adapters is one of {', '.join(ADAPTERS)}, not {self.adapters!r}")
+        if self.temperature not in ("none", "qindex"):
+            raise ValueError(f"temperature is 'none' or 'qindex', not {self.temperature!r}")
         narrow = min(TRUNKS[self.trunk].adapter_channels)
         if not 1 <= self.adapter_reduction <= narrow or narrow % self.adapter_reduction:
             raise ValueError(f"adapter_reduction {self.adapter_reduction} does not divide {narrow} channels")
@@ -65,9 +70,14 @@ def _adapters(config: ModelConfig, channels: tuple[int, int]) -> list[nn.Module]
 
 
 class PartitionModel(nn.Module):
-    """Trunk, adapters and five heads. `forward` gives logits; `chain_rule` turns them into probabilities."""
+    """Trunk, adapters and five heads. `forward` gives logits; `chain_rule` turns them into probabilities.
+
+    Attributes:
+        sharpness: 1 / temperature of every logit by qindex, float32 [256, 14]; None in a model without.
+    """
 
     sample_maximum: Tensor
+    sharpness: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -86,6 +96,7 @@ class PartitionModel(nn.Module):
         # By bit depth, so that the exported graph needs one lookup and no arithmetic on integers.
         maximum = [float((1 << depth) - 1) if depth else 1.0 for depth in range(13)]
         self.register_buffer("sample_maximum", torch.tensor(maximum), persistent=False)
+        self.register_buffer("sharpness", torch.ones(256, LOGITS) if config.temperature == "qindex" else None)
 
     def body(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> tuple[Tensor, Tensor | None]:
         """Everything up to the first adapter, and the qindex embedding (None without qindex input).
@@ -119,7 +130,12 @@ class PartitionModel(nn.Module):
         body, embedding = self.body(blocks, qindex, bit_depth)
         stage1 = self.stage1_features(body, embedding)
         adapted = self.adapted_features(body, embedding)
-        return torch.cat([head(stage1 if name == "stage1" else adapted) for name, head in self.heads.items()], 1)
+        logits = torch.cat([head(stage1 if name == "stage1" else adapted) for name, head in self.heads.items()], 1)
+        return self.sharpened(logits, qindex)
+
+    def sharpened(self, logits: Tensor, qindex: Tensor) -> Tensor:
+        """Logits float [N, 14] over their temperatures at qindex, integer [N]."""
+        return logits if self.sharpness is None else logits * F.embedding(qindex, self.sharpness)
 
 
 def chain_rule(logits: Tensor) -> Tensor:

@@ -14,14 +14,17 @@ from infer.session import Session, SessionOptions, open_session
 from partition import PARTITION_NAMES, chain_rule
 from train.candidates import fit_keep, recorded_keep
 from train.config import Announce, Progress
+from train.decision import recorded_decision
 from train.metrics import as_none, evaluate_logits
 
 BATCH = 4080
 
 _ROWS = (
     ("macro-F1, ten classes", "macro_f1", 100.0, "%"),
+    ("  by the decision rule", "decided_macro_f1", 100.0, "%"),
     ("balanced accuracy", "balanced_accuracy", 100.0, "%"),
     ("accuracy", "accuracy", 100.0, "%"),
+    ("  by the decision rule", "decided_accuracy", 100.0, "%"),
     ("  always NONE: accuracy", "always_none_accuracy", 100.0, "%"),
     ("  always NONE: macro-F1", "always_none_macro_f1", 100.0, "%"),
     ("true type among top 2", "top2_recall", 100.0, "%"),
@@ -89,7 +92,8 @@ def evaluate_artefact(
         progress(min(start + BATCH, len(pairs)), len(pairs), "pairs")
     logits = np.concatenate(parts)
     keep = keep or fit_keep(chain_rule(logits), as_none(pairs.label), split)
-    return evaluate_logits(logits, pairs.qindex, pairs.label, keep)
+    decision = recorded_decision(artefact.evaluation)
+    return evaluate_logits(logits, pairs.qindex, pairs.label, keep, decision)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -97,6 +101,8 @@ def table(report: dict[str, Any]) -> str:
     lines = [f"{'':32}{'covered = NONE':>16}{'nodes alone':>16}"]
     for title, key, scale, unit in _ROWS:
         cells = [report[k].get(key) if k in report else None for k in ("all", "nodes")]
+        if key.startswith("decided") and cells[0] is None:
+            continue
         lines.append(f"{title:32}" + "".join(f"{_cell(c, scale, unit):>16}" for c in cells))
     lines += ["", f"{'head':12}{'macro-F1':>10}{'balanced':>10}{'accuracy':>10}{'log loss':>10}{'pairs':>10}"]
     for head, m in report["heads"].items():
@@ -115,11 +121,11 @@ def _candidate_lines(report: dict[str, Any]) -> list[str]:
     """Share kept and mean size of candidate sets, of ten, by threshold and band."""
     lines = [f"candidate sets: NONE and types with probability >= t; t fitted on {report['keep_fitted_on']}"]
     parts = {"all": report["candidates"], **{name: r["candidates"] for name, r in report["by_qindex"].items()}}
-    lines.append(f"{'t':12}" + "".join(f"{name:>18}" for name in parts))
+    lines.append(f"{'keep: t':16}" + "".join(f"{name:>18}" for name in parts))
     for share, t in report["keep"].items():
         points = (part["points"][share] for part in parts.values())
         cells = "".join(f"{100 * p['kept']:>9.2f} % {p['mean_set']:>5.2f} " for p in points)
-        lines.append(f"{t:<12.4g}{cells}".rstrip())
+        lines.append(f"{f'{share}: {t:.4g}':16}{cells}".rstrip())
     return lines
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from bundle import write_atomically
-from data.dataset import check_splits, load_split, open_dataset
-from errors import ArtefactError, InputError, UsageError
-from train.batches import DeviceBlocks
+from data.dataset import check_splits, open_dataset
+from errors import ArtefactError, UsageError
 from train.checkpoint import (
     MODEL_FILE,
     RESUME_FILE,
@@ -29,10 +28,12 @@ from train.checkpoint import (
 )
 from train.config import Announce, Progress, TrainConfig, TrainTask
 from train.curves import draw_candidates, draw_confusion, draw_curves, save_figure
+from train.distill import Teacher
 from train.distributed import World, world
-from train.loop import StageLoop, predict_logits
-from train.metrics import evaluate_logits
+from train.evaluate import evaluate_calibrated
+from train.loop import StageLoop
 from train.model import PartitionModel
+from train.pairs import RunPairs, load_pairs
 from train.stages import plain_copy
 
 # The seed's scripts compared runs by this file and its key best_f1.
@@ -60,17 +61,22 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
         dataset_sha256 = dataset.sha256()
         if here.leads:
             check_splits(dataset)
-        train, val = (DeviceBlocks(load_split(dataset, split), here.device) for split in ("train", "val"))
-        if train.bit_depth != val.bit_depth:
-            raise InputError(f"train is {train.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
+        pairs = load_pairs(dataset, config.calibration_pictures, here.device)
+        teacher = _teacher(task, here)
         if here.leads:
-            announce(f"dataset {task.dataset_dir}: {len(train):,} train and {len(val):,} val pairs of block and qindex")
+            announce(f"dataset {task.dataset_dir}: {pairs.describe()}")
             stages = ", ".join(map(str, config.stages))
             if start is not None:
                 announce(f"starts from {start.root}: trunk {start.model.config.trunk}, weights {start.sha256[:12]}")
             announce(f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages}")
-        run = _Run(task, config, here, dataset_sha256, start, train, val)
+        run = _Run(task, config, here, dataset_sha256, start, pairs, teacher)
         return run.train(progress, announce)
+
+
+def _teacher(task: TrainTask, here: World) -> Run | None:
+    if (task.teacher is None) != (task.config.distillation == 0.0):
+        raise UsageError("a teacher and how much it counts go together", "give --teacher RUN, or --distillation 0")
+    return None if task.teacher is None else open_run(task.teacher)
 
 
 def _earlier_run(task: TrainTask) -> Run | None:
@@ -103,15 +109,18 @@ class _Run:
         here: World,
         dataset_sha256: str,
         start: Run | None,
-        train: DeviceBlocks,
-        val: DeviceBlocks,
+        pairs: RunPairs,
+        teacher: Run | None,
     ) -> None:
         self.task, self.config, self.world = task, config, here
-        self.start, self.train_data, self.val_data = start, train, val
+        self.start, self.pairs = start, pairs
+        self.teacher = None if teacher is None else Teacher(teacher.model, here.device, config.autocast == "bf16")
         self.identity = {
             "config": config.to_json(),
             "dataset_sha256": dataset_sha256,
             "start_sha256": None if start is None else start.sha256,
+            "teacher_sha256": None if teacher is None else teacher.sha256,
+            "calib": list(pairs.calib_pictures),
         }
         torch.manual_seed(config.seed)
         self.model = PartitionModel(config.model)
@@ -125,7 +134,7 @@ class _Run:
             keep: tuple[str, ...] = ("trunk.", "embedding.", "heads.stage1.")
             if self.config.stages == (3,):
                 keep = ("trunk.", "embedding.", "heads.stage1.", "adapters.", "heads.macro.")
-                if self.start.model.config != self.config.model:
+                if replace(self.start.model.config, temperature="none") != self.config.model:
                     raise ArtefactError(
                         f"{self.start.root} has {asdict(self.start.model.config)}",
                         "stage 3 keeps the adapters: use the same --adapter-reduction and --adapters",
@@ -153,7 +162,8 @@ class _Run:
         for stage in self.config.stages:
             if str(stage) in self.stages:
                 continue
-            loop = StageLoop(self.model, stage, self.config, self.train_data, self.val_data, self.world)
+            data = self.pairs.train, self.pairs.judge
+            loop = StageLoop(self.model, stage, self.config, *data, self.world, self.teacher)
             if saved is not None and saved["stage"] == stage:
                 loop.restore(saved["loop"])
                 announce(f"stage {stage} goes on after epoch {loop.state.epoch}")
@@ -211,9 +221,7 @@ class _Run:
     def _finish(self, announce: Announce) -> dict[str, Any]:
         info: dict[str, Any] = {}
         if self.world.leads:
-            logits = predict_logits(self.model.to(self.world.device), self.val_data)
-            qindex, label = (t.cpu().numpy() for t in (self.val_data.qindex, self.val_data.label))
-            evaluation = evaluate_logits(logits, qindex, label)
+            self.model, evaluation = evaluate_calibrated(self.model.to(self.world.device), self.pairs)
             versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
             info = self.identity | {"versions": versions, "stages": self.stages, "evaluation": evaluation}
             save_run(self.task.output_dir, self.model, info)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from partition import HEADS, Partition, head_targets
 from train.batches import Batch
 from train.config import TrainConfig
+from train.distill import class_members, head_shares, soft_cross_entropy
 from train.freeze import freeze
 from train.losses import Loss, make_loss
 from train.metrics import as_none
@@ -63,11 +64,13 @@ class StageNet(nn.Module):
             rows = torch.full((256,), int(table[Partition.NONE]))
             rows[: len(Partition)] = table
             self.register_buffer(f"target_{head}", rows, persistent=False)
+            self.register_buffer(f"members_{head}", class_members(head), persistent=False)
         self.auxiliary: nn.Linear | None = None
         if stage == 1 and config.stage1_loss == "joint":
             self.auxiliary = nn.Linear(model.trunk.features, len(Partition))
             counts = np.bincount(plain, minlength=len(Partition))
             self._auxiliary_loss = make_loss(config.loss, counts, config.focal_gamma)
+        self._distillation = config.distillation
         self._full = config.fine_tuning == "full"
         self._freeze(config.bn_mode)
 
@@ -104,13 +107,32 @@ class StageNet(nn.Module):
     def forward(self, batch: Batch, bit_depth: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss (scalar) and, by head, the logits float32 [N, classes]."""
         features = self._features(batch, bit_depth)
-        logits = {head: self.model.heads[head](features) for head in STAGE_HEADS[self.stage]}
-        total = features.new_zeros(())
+        # Under autocast, heads give bfloat16: losses are computed in float32.
+        logits = {head: self.model.heads[head](features).float() for head in STAGE_HEADS[self.stage]}
+        ten = None if self.auxiliary is None else self.auxiliary(features).float()
+        total = torch.zeros((), device=features.device)
         for head, z in logits.items():
             total = total + self._mixed(batch, partial(self._head_loss, head, z))
-        if self.auxiliary is not None:
-            total = total + self._mixed(batch, partial(self._ten_loss, self.auxiliary(features)))
+        if ten is not None:
+            total = total + self._mixed(batch, partial(self._ten_loss, ten))
+        if batch.soft is not None:
+            total = torch.lerp(total, self._distillation_loss(batch, logits, ten), self._distillation)
         return total, logits
+
+    def auxiliary_logits(self, batch: Batch, bit_depth: int) -> Tensor:
+        """What the auxiliary head of stage 1 says, float32 [N, 10]."""
+        assert self.auxiliary is not None
+        return self.auxiliary(self._features(batch, bit_depth)).float()
+
+    def _distillation_loss(self, batch: Batch, logits: dict[str, Tensor], ten: Tensor | None) -> Tensor:
+        """As the loss of the labels, with a teacher's probabilities in their place, on the same pairs."""
+        assert batch.soft is not None
+        total = torch.zeros((), device=batch.soft.device)
+        for head, z in logits.items():
+            has_say = self.get_buffer(f"target_{head}")[batch.label] >= 0
+            target = head_shares(batch.soft, self.get_buffer(f"members_{head}"))
+            total = total + (soft_cross_entropy(z, target) * has_say).sum() / has_say.sum().clamp_min(1)
+        return total if ten is None else total + soft_cross_entropy(ten, batch.soft).mean()
 
     def _mixed(self, batch: Batch, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """A loss of the batch's labels; where two blocks were mixed into one, of both in their proportion."""

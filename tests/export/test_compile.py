@@ -52,6 +52,7 @@ def test_any_network_of_the_supported_layers_compiles_to_what_it_was(real_blocks
         "qindex_input": data.draw(st.sampled_from(("film", "none")), label="qindex"),
         "adapters": data.draw(st.sampled_from(ADAPTERS), label="adapters"),
         "adapter_reduction": data.draw(st.sampled_from((1, 2, 4))),
+        "temperature": data.draw(st.sampled_from(("none", "qindex")), label="temperature"),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRUNKS, "drawn", drawn)

@@ -40,6 +40,16 @@ def test_which_layers_become_products(conv, size, out, fp32, fp16):
     assert chooser("gemm", "fp32")(conv, *shapes) and not chooser("conv", "fp16")(conv, *shapes)
 
 
+def test_auto_makes_no_matrix_that_would_dwarf_the_model():
+    conv = nn.Conv2d(128, 128, 3, 1, 1)
+    assert (
+        costs(conv, (128, 4, 4), (128, 4, 4), RATES["fp16"])[1]
+        < costs(conv, (128, 4, 4), (128, 4, 4), RATES["fp16"])[0]
+    )
+    assert not chooser("auto", "fp16")(conv, (128, 4, 4), (128, 4, 4))
+    assert chooser("gemm", "fp16")(conv, (128, 4, 4), (128, 4, 4))
+
+
 def test_a_convolution_costs_its_padding_and_a_product_its_zeros():
     conv = nn.Conv2d(8, 8, 3, 1, 1)
     as_convolution, as_product = costs(conv, (8, 4, 4), (8, 4, 4), RATES["fp32"])

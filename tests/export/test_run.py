@@ -12,8 +12,9 @@ import pytest
 
 import export.run
 from bundle import TOOLKIT_VERSION, open_bundle, sha256_of
-from errors import ParityError
+from errors import MissingComponentError, ParityError, UsageError
 from export.certificate import reference_set, sample_pairs
+from export.engines import EngineOptions
 from export.flops import multiply_adds
 from export.run import ExportTask, export_run, semantics
 from infer.parity import compare, judge
@@ -54,6 +55,32 @@ def test_the_reference_is_the_samples_blocks_over_all_qindex(bundle_dir):
     assert all(b.tobytes() in known for b in blocks)
     assert len(set(qindex.tolist())) == 256
     assert np.isfinite(logits).all() and logits.std() > 0.5
+
+
+@pytest.mark.usefixtures("small_reference")
+def test_a_bundle_of_one_input_form_serves_its_bit_depth_and_says_what_it_lacks(run_dir, tmp_path, real_blocks):
+    export_run(ExportTask(run_dir, tmp_path, lower="conv", forms=("uint8",)), silent)
+    bundle = open_bundle(tmp_path)
+    assert not [name for name in bundle.manifest.files if "int32" in name]
+    blocks, qindex, _ = (a[:64] for a in real_blocks)
+    assert len(open_session(bundle, "onnxruntime-cpu", SessionOptions(8)).predict(blocks, qindex).partition) == 64
+    with pytest.raises(MissingComponentError, match="no fp32 int32 onnx"):
+        open_session(bundle, "onnxruntime-cpu", SessionOptions(10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"forms": ()}, "uint8 or int32"),
+        ({"forms": ("uint8", "float")}, "uint8 or int32"),
+        ({"forms": ("int32",), "package": "cpu"}, "8-bit form"),
+        ({"forms": ("uint8",), "engines": EngineOptions("tensorrt-rtx", forms=("int32",))}, "an engine of int32"),
+    ],
+)
+def test_input_forms_that_do_not_fit_are_refused_before_any_work(run_dir, tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        export_run(ExportTask(run_dir, tmp_path / "b", **changes), silent)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("name", ["model.fp32.onnx", "model.fp32.int32.onnx"])

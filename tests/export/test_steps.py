@@ -12,6 +12,7 @@ from infer.parity import compare, judge
 from tests import helpers
 from train.checkpoint import open_run
 from train.config import TrainConfig, TrainTask
+from train.evaluate import with_sharpness
 from train.model import ModelConfig, PartitionModel
 from train.run import train_run
 
@@ -51,10 +52,11 @@ def check(model, lower: str, blocks, qindex) -> None:
 def randomised(trunk: str, blocks, qindex):
     torch.manual_seed(0)
     pairs = torch.from_numpy(blocks[:512]), torch.from_numpy(qindex[:512].astype(np.int32))
-    return helpers.make_randomised(PartitionModel(ModelConfig(trunk)), 0, *pairs)
+    model = helpers.make_randomised(PartitionModel(ModelConfig(trunk)), 0, *pairs)
+    return with_sharpness(model, np.random.default_rng(0).uniform(0.7, 1.4, (256, 14)).astype(np.float32))
 
 
-@pytest.mark.parametrize(("trunk", "lower"), [("compact", "auto"), ("resnet18", "gemm")])
+@pytest.mark.parametrize(("trunk", "lower"), [("compact", "auto"), ("accurate", "auto"), ("resnet18", "gemm")])
 def test_every_step_is_exact_on_real_pairs(real_blocks, trunk, lower):
     blocks, qindex, _ = real_blocks
     model = randomised(trunk, blocks, qindex)
@@ -63,7 +65,7 @@ def test_every_step_is_exact_on_real_pairs(real_blocks, trunk, lower):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+@pytest.mark.parametrize("trunk", ["compact", "accurate", "resnet18"])
 @pytest.mark.parametrize("weights", ["randomised", "trained"])
 def test_every_step_is_exact_on_every_labelled_pair_of_the_sample(real_blocks, tiny_dataset, tmp_path, trunk, weights):
     if weights == "trained":

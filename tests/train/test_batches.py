@@ -9,6 +9,7 @@ import torch
 from data.dataset import BlockSet, load_split
 from tests.helpers import COVERED, drawing
 from train.batches import Batch, DeviceBlocks, augment, epoch_indices, flip
+from train.quantiser import AC_STEP, scaled_qindex
 from train.stages import stage_targets
 
 CPU = torch.device("cpu")
@@ -218,3 +219,46 @@ def test_flips_of_the_real_sample_leave_counts_permuted(sample):
     before = torch.bincount(batch.label, minlength=256)
     after = torch.bincount(flip(batch, "transpose").label, minlength=256)
     assert after[[0, 2, 1, 3, 6, 7, 4, 5, 9, 8, 255]].tolist() == before[[*range(10), 255]].tolist()
+
+
+# --- contrast ---------------------------------------------------------------------------------------------------------
+
+
+def test_contrast_scales_the_block_as_the_step_of_the_qindex_that_goes_with_it(real_blocks):
+    blocks, qindex, label = (torch.from_numpy(a[:1024]) for a in real_blocks)
+    batch = Batch(blocks, qindex.long(), label.long())
+    torch.manual_seed(0)
+    with_signs = augment(batch, "contrast", generator(3))
+    mirrored = augment(batch, "flips", generator(3))
+    assert torch.equal(with_signs.label, mirrored.label), "the flips are those of the generator"
+    step = torch.tensor(AC_STEP).float()
+    ratio = step[with_signs.qindex] / step[batch.qindex]
+    plain = mirrored.blocks.float()
+    sign = torch.where((with_signs.blocks.flatten(1).sum(1) < 0), -1.0, 1.0)
+    expected = plain * (sign * ratio)[:, None, None]
+    assert torch.allclose(with_signs.blocks, expected, rtol=1e-5, atol=1e-4)
+    assert 0.4 < float((sign < 0).float().mean()) < 0.6
+    changed = with_signs.qindex != batch.qindex
+    assert 0.35 < float(changed.float().mean()) < 0.55
+    assert (ratio[~changed] == 1).all() and 0.55 < float(ratio.min()) < 0.8 and 1.3 < float(ratio.max()) < 1.8
+
+
+def test_a_scaled_qindex_stays_where_labels_were_seen():
+    qindex = torch.arange(256)
+    chosen, _ = scaled_qindex(qindex, torch.full((256,), 4.0), 40, 248)
+    assert int(chosen.min()) >= 40 and int(chosen.max()) == 248
+    same, one = scaled_qindex(qindex, torch.ones(256), 0, 255)
+    assert torch.equal(same, qindex) and (one == 1).all()
+    assert len(AC_STEP) == 256 and AC_STEP[0] == 4 and AC_STEP[255] == 1828
+    assert all(a < b for a, b in itertools.pairwise(AC_STEP))
+
+
+def test_contrast_is_drawn_from_what_the_epoch_seeds(real_blocks):
+    blocks, qindex, label = (torch.from_numpy(a[:64]) for a in real_blocks)
+    batch = Batch(blocks, qindex.long(), label.long())
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        return augment(batch, "contrast", generator())
+
+    assert torch.equal(draw(1).blocks, draw(1).blocks) and not torch.equal(draw(1).blocks, draw(2).blocks)

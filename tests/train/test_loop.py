@@ -9,6 +9,7 @@ import torch
 
 from data.dataset import load_split, open_dataset
 from errors import InputError, MissingComponentError, ToolkitError, UsageError
+from partition import HEADS, head_targets
 from train.batches import DeviceBlocks
 from train.config import TrainConfig
 from train.distributed import World, pick_device, world
@@ -158,6 +159,84 @@ def test_predict_logits_is_in_order_and_leaves_eval_mode(data, trained_like):
             assert np.allclose(model(one.blocks, one.qindex)[0], logits[i], atol=1e-4)
 
 
+def test_the_average_is_what_is_judged_and_kept(data):
+    """Beside a loop that updates its average by hand, in the order of the formula."""
+    loop = make_loop(data, 1, epochs=2, average=0.9, lr=1e-2)
+    own = {}
+
+    def stepped(*_):
+        for name, value in loop.net.state_dict().items():
+            if value.is_floating_point():
+                own[name] = value.clone() if name not in own else 0.9 * own[name] + 0.1 * value
+
+    loop.optimizer.register_step_post_hook(stepped)
+    for _ in loop.epochs(silent):
+        pass
+    state = {name.removeprefix("model."): value for name, value in own.items() if name.startswith("model.")}
+    judged = loop.judged.state_dict()
+    assert all(torch.allclose(judged[name], value, atol=1e-5) for name, value in state.items())
+    assert any(name.endswith("running_var") for name in state), "BatchNorm statistics too"
+    moved = loop.net.model.state_dict()["trunk.merge1.conv.weight"]
+    assert not torch.allclose(judged["trunk.merge1.conv.weight"], moved, atol=1e-5)
+    loop.restore_best()
+    assert torch.equal(loop.net.model.state_dict()["trunk.stem.conv.weight"], loop.state.best["trunk.stem.conv.weight"])
+
+
+def test_what_is_frozen_stays_to_the_bit_in_the_average(data):
+    loop = make_loop(data, 2, epochs=1, average=0.7)
+    before = {k: v.clone() for k, v in loop.net.model.trunk.state_dict().items()}
+    for _ in loop.epochs(silent):
+        pass
+    assert all(torch.equal(before[k], v) for k, v in loop.judged.trunk.state_dict().items())
+
+
+def test_the_auxiliary_heads_log_loss_is_recorded_beside(data):
+    from train.metrics import as_none
+
+    loop = make_loop(data, 1, epochs=1, average=0.5)
+    [state] = list(loop.epochs(silent))
+    judged = loop._judged_net.eval()
+    batch = data[1].batch(torch.arange(len(data[1])))
+    with torch.no_grad():
+        logits = judged.auxiliary(judged.model.stage1_features(*judged.model.body(batch.blocks, batch.qindex)))
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(as_none(data[1].label.numpy())).long())
+    assert state.history[0]["auxiliary_log_loss"] == pytest.approx(float(expected), abs=1e-5)
+    assert "auxiliary_log_loss" not in make_loop(data, 1, stage1_loss="binary")._judge({})
+
+
+def test_an_epoch_of_stage_1_goes_through_the_data_as_often_as_told(data):
+    visited = [torch.cat(make_loop(data, stage, epochs=1, passes=3)._batches(torch.Generator())) for stage in (1, 2)]
+    assert torch.equal(torch.bincount(visited[0]), torch.full((len(data[0]),), 3))
+    assert torch.bincount(visited[1]).max() == 1
+
+
+def test_training_metrics_are_those_of_a_slow_count(data):
+    from train.loop import _HeadCounts
+    from train.metrics import as_none, confusion
+
+    loop = make_loop(data, 3, epochs=1)
+    label = data[0].label[:200]
+    logits = {h: torch.randn(200, n) for h, n in (("rect", 2), ("ab", 4), ("four", 2))}
+    counts = _HeadCounts(loop.net, ("rect", "ab", "four"), CPU)
+    for part in (slice(0, 50), slice(50, 200)):
+        counts.add({h: z[part] for h, z in logits.items()}, label[part])
+    for head, matrix in counts.matrices().items():
+        target = head_targets()[head][as_none(label.numpy())]
+        keep = target >= 0
+        assert np.array_equal(matrix, confusion(target[keep], logits[head].argmax(1).numpy()[keep], len(HEADS[head])))
+
+
+def test_bfloat16_changes_the_loss_by_little_and_the_weights_stay_float32(data):
+    first = {}
+    for autocast in ("none", "bf16"):
+        loop = make_loop(data, 1, epochs=1, autocast=autocast)
+        loss, logits, _ = loop._step(torch.arange(16), torch.Generator().manual_seed(0))
+        first[autocast] = float(loss)
+        assert loss.dtype == torch.float32 and all(z.dtype == torch.float32 for z in logits.values())
+        assert {p.dtype for p in loop.net.parameters()} == {torch.float32}
+    assert first["none"] != first["bf16"] and abs(first["none"] - first["bf16"]) < 0.1
+
+
 def test_epochs_and_stages_have_seeds_of_their_own():
     seeds = {epoch_seed(s, stage, epoch) for s in range(5) for stage in (1, 2, 3) for epoch in range(50)}
     assert len(seeds) == 5 * 3 * 50
@@ -213,6 +292,15 @@ def test_a_training_that_diverges_says_so(data):
         {"fine_tuning": "none"},
         {"fine_tuning": "full", "stages": (2, 3)},
         {"select": "accuracy"},
+        {"autocast": "fp16"},
+        {"average": 1.0},
+        {"average": -0.1},
+        {"average": float("nan")},
+        {"distillation": 1.1},
+        {"distillation": float("nan")},
+        {"calibration_pictures": -1},
+        {"passes": 0},
+        {"augmentation": "contrast", "model": ModelConfig("resnet18")},
         {"epochs": 0},
         {"batch_size": 1},
         {"stages": ()},
@@ -222,7 +310,7 @@ def test_a_training_that_diverges_says_so(data):
     ],
 )
 def test_impossible_settings_are_refused(config):
-    with pytest.raises(ValueError, match=r"epoch|stage|is one of"):
+    with pytest.raises(ValueError, match=r"epoch|stage|is one of|are one of"):
         TrainConfig(**config)
 
 

@@ -18,6 +18,7 @@ from data.dataset import load_split, open_dataset
 from errors import ArtefactError, InputError, OutputError, UsageError
 from tests.helpers import REPO, file_size_limit, index_row, write_index, write_random_dataset, write_tiny_dataset
 from train.batches import DeviceBlocks
+from train.calibrate import calibration_pictures
 from train.checkpoint import load_weights, model_bytes, open_run
 from train.config import TrainConfig, TrainTask
 from train.freeze import batch_norms
@@ -72,7 +73,7 @@ def _no_figures(monkeypatch):
 
 def test_a_run_folder_holds_what_design_says_and_nothing_else(finished):
     names = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
-    pictures = {"stage1_curves.png", "stage2_curves.png", "stage3_curves.png", "confusion.png"}
+    pictures = {"stage1_curves.png", "stage2_curves.png", "stage3_curves.png", "confusion.png", "candidates.png"}
     assert names == {"model.safetensors", "run.json", "stage2_adapter/stage2_adapter_metrics.json"} | pictures
     for name in pictures:
         with Image.open(finished / name) as image:
@@ -173,6 +174,61 @@ def test_ten_bit_data_trains(tmp_path):
     run(dataset, tmp_path / "r", epochs=1, batch_size=16, stages=(1,))
     [epoch] = open_run(tmp_path / "r").info["stages"]["1"]["history"]
     assert 0 < epoch["train_loss"] < 10
+
+
+# --- teacher, average, calibration -----------------------------------------------------------------------------------
+
+
+def everything(finished, **changes):
+    """Settings of a run that learns from a teacher, averages its weights and calibrates, and its task."""
+    changes = {"distillation": 0.5, "average": 0.8, "calibration_pictures": 1, "augmentation": "contrast"} | changes
+    return changes | {"task": {"teacher": finished}}
+
+
+@pytest.fixture(scope="module")
+def calibrated(finished, tiny_dataset, tmp_path_factory):
+    root = tmp_path_factory.mktemp("calibrated")
+    run(tiny_dataset, root, **everything(finished, stages=(1,), passes=2))
+    return root
+
+
+def test_a_calibrated_run_names_its_pictures_and_holds_thresholds_rule_and_temperatures(
+    calibrated, finished, tiny_dataset
+):
+    opened = open_run(calibrated)
+    train_names = [p.name for p in open_dataset(tiny_dataset).of_split("train")]
+    assert opened.info["calib"] == list(calibration_pictures(train_names, 1)) and len(train_names) == 2
+    assert opened.info["teacher_sha256"] == open_run(finished).sha256
+    evaluation = opened.info["evaluation"]
+    assert evaluation["keep_fitted_on"] == evaluation["decision"]["fitted_on"] == "calib"
+    assert {"decided_macro_f1", "decided_accuracy"} <= evaluation["all"].keys()
+    assert opened.model.config.temperature == "qindex" and opened.model.sharpness.std() > 0
+    val = load_split(open_dataset(tiny_dataset), "val")
+    logits = predict_logits(opened.model, DeviceBlocks(val, torch.device("cpu")))
+    recorded = evaluate_logits(logits, val.qindex, val.label)["all"]["log_loss"]
+    assert recorded == pytest.approx(evaluation["all"]["log_loss"], abs=1e-6), "what is saved is what was measured"
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_calibrated_run_resumes_to_the_bit_and_its_later_stages_follow(calibrated, finished, tiny_dataset, tmp_path):
+    settings = everything(finished, stages=(1,), passes=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_dataset, tmp_path / "r", progress=interrupt_at("epoch 2"), **settings)
+    run(tiny_dataset, tmp_path / "r", **settings | {"task": {"teacher": finished, "resume": True}})
+    assert same(weights(tmp_path / "r"), weights(calibrated))
+    task = {"stage1_checkpoint": calibrated}
+    run(tiny_dataset, tmp_path / "later", stages=(2, 3), epochs=1, task=task)
+    later = open_run(tmp_path / "later")
+    assert later.model.config.temperature == "none"
+    assert torch.equal(
+        later.model.state_dict()["trunk.stem.conv.weight"], weights(calibrated)["trunk.stem.conv.weight"]
+    )
+
+
+@pytest.mark.parametrize(("distillation", "teacher"), [(0.5, False), (0.0, True)])
+def test_a_teacher_and_its_weight_go_together(finished, tiny_dataset, tmp_path, distillation, teacher):
+    with pytest.raises(UsageError, match="teacher"):
+        run(tiny_dataset, tmp_path, distillation=distillation, task={"teacher": finished if teacher else None})
 
 
 # --- interruption -----------------------------------------------------------------------------------------------------

@@ -187,6 +187,7 @@ EXPERIMENTS = {
                     _compact("none", augmentation="none"),
                     _compact("flips and MixUp", augmentation="mixup"),
                     _compact("flips and CutMix", augmentation="cutmix"),
+                    _compact("flips and contrast", augmentation="contrast"),
                 ),
             ),
         ),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bundle import atomic_file
 from data.dataset import BlockSet
 from errors import ArtefactError, InputError
 from partition import COVERED, Partition
-from train.batches import DeviceBlocks
 
 ARRAYS = ("blocks", "block", "qindex", "label", "picture")
 
@@ -80,10 +78,4 @@ def read_pairs(path: Path) -> tuple[BlockSet, BlockSet]:
             )
     except (OSError, KeyError, ValueError, EOFError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}", "delete it: it is made anew") from None
-    assert {f.name for f in fields(BlockSet)} == {*ARRAYS, "pictures", "bit_depth"}
     return train, val
-
-
-def to_device(pairs: BlockSet, device: torch.device) -> DeviceBlocks:
-    """The pairs on a device."""
-    return DeviceBlocks(pairs, device)

@@ -1,0 +1,217 @@
+"""Peers on one validation split, in one command: how good is a model, and what would have been easier?
+
+    python -m benchmarks.accuracy --dataset-dir ../shared/dataset --peers --run compact=runs/compact
+
+Always NONE; class shares by qindex; gradient-boosted trees on block statistics and qindex; and run folders. Thresholds
+and the decision rule of each are fitted on the 36 train pictures that calibration sets aside, everything is measured
+on val, covered counted as NONE, with intervals over its pictures. Rows that the result file has already are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.block_statistics import NAMES, block_statistics
+from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
+from benchmarks.speed import RESULTS
+from bundle import write_atomically
+from data.dataset import BlockSet, load_pictures, load_split, open_dataset
+from infer.machine import machine
+from partition import Partition, chain_rule
+from train.calibrate import calibration_pictures
+from train.candidates import fit_keep
+from train.decision import fit_decision
+from train.metrics import as_none
+
+CALIBRATION_PICTURES = 36
+TREE_PAIRS = 600_000
+TREE_ROUNDS = 150
+PRIOR_WIDTH = 8.0  # of the Gaussian by which class shares are averaged over qindex
+
+Probabilities = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """All pairs: to learn from, to fit thresholds and rules on, to measure on."""
+
+    train: BlockSet
+    calib: BlockSet
+    val: BlockSet
+
+
+def open_splits(dataset_dir: Path) -> tuple[Splits, str]:
+    """The splits of a dataset, and its hash.
+
+    Raises:
+        InputError: whatever is wrong with the dataset.
+    """
+    dataset = open_dataset(dataset_dir)
+    pictures = dataset.of_split("train")
+    aside = set(calibration_pictures([p.name for p in pictures], CALIBRATION_PICTURES))
+    parts = (tuple(p for p in pictures if (p.name in aside) == chosen) for chosen in (False, True))
+    train, calib = (load_pictures(dataset, part, "split 'train'") for part in parts)
+    return Splits(train, calib, load_split(dataset, "val")), dataset.sha256()
+
+
+def always_none(splits: Splits) -> tuple[Probabilities, Probabilities]:
+    """All probability on NONE, for calib and val; its log loss means nothing."""
+    return tuple(np.eye(len(Partition))[np.zeros(len(p), int)] for p in (splits.calib, splits.val))  # type: ignore
+
+
+def class_shares(splits: Splits) -> tuple[Probabilities, Probabilities]:
+    """Class shares of the train pairs by qindex, averaged over neighbouring qindex, for calib and val."""
+    counts = np.zeros((256, len(Partition)))
+    np.add.at(counts, (splits.train.qindex, as_none(splits.train.label)), 1.0)
+    distance = np.arange(256)[:, None] - np.arange(256)
+    smooth = np.exp(-0.5 * (distance / PRIOR_WIDTH) ** 2) @ counts + 1e-3
+    shares = smooth / smooth.sum(1, keepdims=True)
+    return shares[splits.calib.qindex], shares[splits.val.qindex]
+
+
+def boosted_trees(splits: Splits) -> tuple[Probabilities, Probabilities]:
+    """Gradient-boosted trees on block statistics and qindex, learnt from a fixed part of the train pairs."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    def features(pairs: BlockSet, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        used, block = np.unique(pairs.block[rows], return_inverse=True)
+        statistics = block_statistics(pairs.blocks[used], pairs.bit_depth)[block]
+        return np.column_stack([statistics, pairs.qindex[rows].astype(np.float32)])
+
+    rows = np.sort(np.random.default_rng(0).permutation(len(splits.train))[:TREE_PAIRS])
+    # Leaves of a few pairs give single pairs a probability of next to nothing, and a log loss that is all theirs.
+    options = {"min_samples_leaf": 200, "l2_regularization": 5.0, "early_stopping": False, "random_state": 0}
+    trees = HistGradientBoostingClassifier(max_iter=TREE_ROUNDS, **options)
+    trees.fit(features(splits.train, rows), as_none(splits.train.label[rows]))
+
+    def says(pairs: BlockSet) -> Probabilities:
+        probability = np.zeros((len(pairs), len(Partition)))
+        probability[:, trees.classes_] = trees.predict_proba(features(pairs, np.arange(len(pairs))))
+        return probability
+
+    return says(splits.calib), says(splits.val)
+
+
+def run_folder(path: Path, device: str) -> Callable[[Splits], tuple[Probabilities, Probabilities]]:
+    """A trained run, under PyTorch.
+
+    Raises:
+        ToolkitError: if it does not open.
+    """
+    from train.batches import DeviceBlocks
+    from train.checkpoint import open_run
+    from train.distributed import pick_device
+    from train.loop import predict_logits
+
+    where = pick_device(device)
+    model = open_run(path).model.to(where)
+
+    def says(splits: Splits) -> tuple[Probabilities, Probabilities]:
+        parts = (predict_logits(model, DeviceBlocks(pairs, where)) for pairs in (splits.calib, splits.val))
+        calib, val = (chain_rule(logits) for logits in parts)
+        return calib, val
+
+    return says
+
+
+def judge(says: Callable[[Splits], tuple[Probabilities, Probabilities]], splits: Splits) -> dict[str, Any]:
+    """One row: figures with intervals, thresholds and rule, and how long it took to learn and answer, in seconds."""
+    start = time.perf_counter()
+    calib, val = says(splits)
+    seconds = time.perf_counter() - start
+    truth = as_none(splits.calib.label)
+    keep, decision = fit_keep(calib, truth, "calib"), fit_decision(calib, truth, "calib")
+    answers = Answers(val, splits.val.qindex, as_none(splits.val.label), splits.val.picture)
+    return {
+        "figures": figures(answers, keep, decision),
+        "keep": dict(keep.thresholds),
+        "decision": decision.to_json(),
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+    }
+
+
+PEERS: dict[str, Callable[[Splits], tuple[Probabilities, Probabilities]]] = {
+    "always NONE": always_none,
+    "class shares by qindex": class_shares,
+    f"boosted trees, {len(NAMES)} statistics and qindex": boosted_trees,
+}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: one row for each model; intervals are 95 % over val pictures."""
+    titles = ["", "log loss", "macro-F1, %", "with the rule, %", "accuracy, %", "types at 98 % kept"]
+    titles += ["kept, types by calib", "ECE by qindex band, %"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, row in result["rows"].items():
+        f = row["figures"]
+        bands = ", ".join(f"{100 * f[k]['value']:.1f}" for k in f if k.startswith("ece_"))
+        cells = [
+            name,
+            "" if name == "always NONE" else _cell(f["log_loss"], 1, 3),
+            *(_cell(f[k], 100, 1) for k in ("macro_f1", "decided_macro_f1", "accuracy")),
+            _cell(f["mean_set"], 1, 2),
+            f"{100 * f['kept']['value']:.2f} %, {f['mean_set_at']['value']:.2f}",
+            bands,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def difference_table(result: dict[str, Any], name: str) -> str:
+    """Markdown: a model minus each other one, paired over pictures; an interval without 0 tells them apart."""
+    lines = [f"| {name} minus | " + " | ".join(("log loss", "macro-F1, pp", "with the rule, pp", "types")) + " |"]
+    lines.append("|---" * 5 + "|")
+    mine = result["rows"][name]["figures"]
+    for other, row in result["rows"].items():
+        if other != name:
+            found = [difference(mine[k], row["figures"][k]) for k in PAIRED]
+            scales = (1, 3), (100, 1), (100, 1), (1, 2)
+            cells = [_cell(f, *scale, sign="+") for f, scale in zip(found, scales, strict=True)]
+            lines.append("| " + " | ".join([other, *(["", *cells[1:]] if other == "always NONE" else cells)]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(figure: dict[str, float], scale: float, digits: int, sign: str = "") -> str:
+    value, low, high = (f"{scale * figure[k]:{sign}.{digits}f}" for k in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+@click.command()
+@click.option("--dataset-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--run", "runs", multiple=True, metavar="NAME=RUN", help="A run folder, under a name for its row.")
+@click.option("--peers", is_flag=True, help="Also the peers that need no run.")
+@click.option("--device", default="auto")
+@click.option("--output", type=click.Path(path_type=Path), default=RESULTS / f"accuracy_{datetime.now(UTC):%Y%m}.json")
+def main(dataset_dir: Path, runs: tuple[str, ...], peers: bool, device: str, output: Path) -> None:
+    """Judge peers and runs on the val split, and write a row for each."""
+    splits, sha256 = open_splits(dataset_dir)
+    about = {"dataset_sha256": sha256, "calib": list(splits.calib.pictures), "val": list(splits.val.pictures)}
+    rows: dict[str, Any] = {}
+    if output.exists():
+        before = json.loads(output.read_text())
+        rows = before["rows"] if before["dataset_sha256"] == sha256 else {}
+    named = dict(PEERS) if peers else {}
+    for text in runs:
+        name, _, path = text.partition("=")
+        named[name] = run_folder(Path(path or name), device)
+    for name, says in named.items():
+        rows[name] = judge(says, splits)
+        result = about | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rows": rows}
+        write_atomically(output, (json.dumps(result) + "\n").encode())
+        click.echo(f"{name}: {rows[name]['seconds']} s")
+    click.echo(table(about | {"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

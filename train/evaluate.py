@@ -1,0 +1,50 @@
+"""The last step of a run: temperatures, thresholds and decision rule from the pictures set aside, then val measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from partition import chain_rule
+from train.batches import DeviceBlocks
+from train.calibrate import fit_sharpness
+from train.candidates import fit_keep
+from train.decision import fit_decision
+from train.loop import predict_logits
+from train.metrics import as_none, evaluate_logits
+from train.model import PartitionModel
+from train.pairs import RunPairs
+
+
+def evaluate_calibrated(model: PartitionModel, pairs: RunPairs) -> tuple[PartitionModel, dict[str, Any]]:
+    """The model with the temperatures that fit the pictures set aside, and its report on val.
+
+    Without such pictures the model stays as it is, and the thresholds are fitted on val, as the report says.
+
+    Args:
+        model: trained, without temperatures, on the pairs' device.
+        pairs: of the run.
+    """
+    decision = keep = None
+    if pairs.calib is not None:
+        qindex, label = _arrays(pairs.calib)
+        model = with_sharpness(model, fit_sharpness(predict_logits(model, pairs.calib), qindex, label))
+        probability, truth = chain_rule(predict_logits(model, pairs.calib)), as_none(label)
+        keep, decision = fit_keep(probability, truth, "calib"), fit_decision(probability, truth, "calib")
+    return model, evaluate_logits(predict_logits(model, pairs.val), *_arrays(pairs.val), keep, decision)
+
+
+def with_sharpness(model: PartitionModel, sharpness: NDArray[np.float32]) -> PartitionModel:
+    """A copy of a model whose logits are multiplied by `sharpness`, float32 [256, 14], by qindex."""
+    device = next(model.parameters()).device
+    made = PartitionModel(replace(model.config, temperature="qindex")).to(device)
+    made.load_state_dict(model.state_dict() | {"sharpness": torch.from_numpy(sharpness)}, strict=True)
+    return made.eval()
+
+
+def _arrays(data: DeviceBlocks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return data.qindex.cpu().numpy(), data.label.cpu().numpy()

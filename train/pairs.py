@@ -1,0 +1,60 @@
+"""The pairs of a run: to train on, to calibrate on, to measure on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from data.dataset import Dataset, load_pictures, load_split
+from errors import InputError
+from train.batches import DeviceBlocks
+from train.calibrate import calibration_pictures
+
+
+@dataclass(frozen=True)
+class RunPairs:
+    """All pairs of a run, on its device.
+
+    Attributes:
+        train, val: of the dataset's splits; train without the pictures set aside.
+        calib: of the train pictures set aside, or None.
+        calib_pictures: their names.
+    """
+
+    train: DeviceBlocks
+    val: DeviceBlocks
+    calib: DeviceBlocks | None
+    calib_pictures: tuple[str, ...]
+
+    @property
+    def judge(self) -> DeviceBlocks:
+        """What the epoch to keep is chosen on: calib where there is some, so that val only measures."""
+        return self.val if self.calib is None else self.calib
+
+    def describe(self) -> str:
+        """One line for people."""
+        aside = f", {len(self.calib):,} calib" if self.calib is not None else ""
+        return f"{len(self.train):,} train{aside} and {len(self.val):,} val pairs of block and qindex"
+
+
+def load_pairs(dataset: Dataset, calibration: int, device: torch.device) -> RunPairs:
+    """Read the splits train and val.
+
+    Args:
+        dataset: an opened one.
+        calibration: how many train pictures to set aside.
+        device: where the pairs are kept.
+
+    Raises:
+        InputError: whatever is wrong with the dataset, or if too few pictures are left to train on.
+    """
+    train = dataset.of_split("train")
+    aside = set(calibration_pictures([p.name for p in train], calibration))
+    parts = [tuple(p for p in train if (p.name in aside) == chosen) for chosen in (False, True)]
+    rest, calib = (DeviceBlocks(load_pictures(dataset, p, "split 'train'"), device) if p else None for p in parts)
+    val = DeviceBlocks(load_split(dataset, "val"), device)
+    assert rest is not None
+    if rest.bit_depth != val.bit_depth or (calib is not None and calib.bit_depth != val.bit_depth):
+        raise InputError(f"train is {rest.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
+    return RunPairs(rest, val, calib, tuple(p.name for p in parts[1]))
