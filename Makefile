@@ -12,7 +12,7 @@ venv: $(VENV)/.installed ## make .venv with everything the project needs
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster,tensorrt-rtx]"
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster,tensorrt-rtx,study]"
 	@touch $@
 
 libaom: ## build the libaom that labels come from, once for this machine (2 to 4 minutes)
