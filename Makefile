@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom encoder encoder-debian c-api demo models test test-all bench-gpu check clean
+.PHONY: help venv libaom encoder encoder-debian c-api demo test test-all bench-gpu experiments models models-accurate check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -12,7 +12,7 @@ venv: $(VENV)/.installed ## make .venv with everything the project needs
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster,tensorrt-rtx]"
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster,tensorrt-rtx,study]"
 	@touch $@
 
 libaom: ## build the libaom that labels come from, once for this machine (2 to 4 minutes)
@@ -37,16 +37,20 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	$(PY) cli.py evaluate bundles/default --overlay wesaturate_cvo9xd demo/overlay.png
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
-# What models/ was trained with; passes are what 6 minutes on an H200 allowed.
+# What models/compact was trained with.
 RECIPE := --dataset-dir $(or $(DATASET),../shared/dataset) --epochs 24 --batch-size 8192 --augmentation contrast \
 	--trunk-lr 3e-3 --lr 3e-3 --weight-decay 0.02 --average 0.999 --autocast bf16 --calibration-pictures 36 --patience 8
 SHIP := --fold-bn --precision fp32,fp16 --onnx-input uint8
 
-models: venv ## retrain and export models/ (an NVIDIA GPU; DATASET=folder)
-	$(PY) cli.py train $(RECIPE) --trunk accurate --passes PASSES_A --output-dir runs/accurate
-	$(PY) cli.py train $(RECIPE) --trunk compact --passes PASSES_C --teacher runs/accurate --output-dir runs/compact
-	for m in accurate compact; do $(PY) cli.py export --run runs/$$m --output-dir models/$$m $(SHIP) \
-	&& cp runs/$$m/run.json models/$$m/ || exit; done
+models: venv ## retrain and export models/compact (NVIDIA GPU, 7 minutes on an H200; DATASET=folder)
+	$(PY) cli.py train $(RECIPE) --trunk compact --passes 2 --output-dir runs/compact
+	$(PY) cli.py export --run runs/compact --output-dir models/compact $(SHIP)
+	cp runs/compact/run.json models/compact/
+	$(PY) -m benchmarks.model_card
+
+models-accurate: venv ## train accurate, and a compact that learns from it, into runs/ (not shipped yet)
+	$(PY) cli.py train $(RECIPE) --trunk accurate --passes 4 --output-dir runs/accurate
+	$(PY) cli.py train $(RECIPE) --trunk compact --passes 4 --teacher runs/accurate --output-dir runs/compact-distilled
 
 test: venv ## the test suite (under 10 minutes on 2 cores)
 	$(PY) -m pytest -q -n 2 --dist loadfile
@@ -56,6 +60,11 @@ test-all: venv ## the suite and everything marked slow
 
 bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (about 10 minutes on an H200)
 	$(PY) -m benchmarks.gpu_speed bundles/default $(if $(DATASET),--dataset $(DATASET))
+
+experiments: venv ## every comparison of docs/EXPERIMENTS.md on this machine's GPU (DATASET=folder; resumable)
+	PYTHON=$(CURDIR)/$(PY) benchmarks/experiments.sh $(DATASET) runs/experiments
+	cp runs/experiments/results/experiment_* benchmarks/results/
+	$(PY) -m benchmarks.experiments
 
 check: venv ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .

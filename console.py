@@ -57,7 +57,7 @@ def _let_sigterm_interrupt() -> None:
 def _verdict(error: BaseException) -> tuple[str, str, int]:
     """Message, hint and exit code of an error."""
     if _is_interrupt(error):
-        hint = "train goes on with --resume, dataset build by itself; everything else starts over"
+        hint = "train goes on with --resume, dataset build and experiment by themselves; everything else starts over"
         return "interrupted", hint, EXIT_INTERRUPTED
     if isinstance(error, ToolkitError):
         return error.message, error.hint, error.exit_code

@@ -151,6 +151,14 @@ def _shrink_reference(patch, decided: bool = False) -> None:
     patch.setattr(export.run, "reference_set", shrunk)
 
 
+@pytest.fixture(scope="session")
+def encoder_program(tmp_path_factory):
+    """av1part-enc, built from this checkout; for tests that need libaom anyway."""
+    from tests.encodes import build_encoder
+
+    return build_encoder(tmp_path_factory.mktemp("encoder"))
+
+
 @pytest.fixture
 def small_reference(monkeypatch):
     """Exports prove parity on 512 pairs, not on all 92 k of the sample: seconds, not minutes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,18 @@ from PIL import Image
 
 from data.frames import CHROMA_SHIFTS, Frame, FrameFormat
 from encoder.libaom import libaom_dir
-from tests.helpers import SAMPLE
+from tests.helpers import REPO, SAMPLE
 
 needs_libaom = pytest.mark.skipif(
     not (libaom_dir() / "build-info.txt").exists(), reason="libaom is not built (make libaom)"
 )
 PROGRAMS = libaom_dir() / "bin"
+
+
+def build_encoder(folder: Path, *settings: str) -> Path:
+    """av1part-enc, built by encoder/Makefile into a folder with further settings of it."""
+    subprocess.run(["make", "-s", "-C", REPO / "encoder", f"BUILD={folder}", *settings], check=True)
+    return folder / "av1part-enc"
 
 
 def crop(frame_format: FrameFormat, top: int = 40, left: int = 60, picture: str = "skimage_chelsea") -> Frame:

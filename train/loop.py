@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from errors import InputError, UsageError
+from train.average import average_of
 from train.batches import Batch, DeviceBlocks, augment, epoch_indices
 from train.config import Progress, TrainConfig
 from train.counts import HeadCounts
@@ -103,9 +103,7 @@ class StageLoop:
         order = torch.channels_last if world.device.type == "cuda" else torch.contiguous_format
         self.net = StageNet(model, stage, config, label).to(world.device).to(memory_format=order)  # type: ignore[call-overload]
         self._parallel = world.wrap(self.net)
-        self._average = None
-        if config.average:
-            self._average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+        self._average = average_of(self.net, config.average) if config.average else None
         self.optimizer = torch.optim.AdamW(
             self.net.parameter_groups(config), weight_decay=config.weight_decay, fused=world.device.type == "cuda"
         )

@@ -13,7 +13,7 @@ from encoder.program import encode_file, stream_labels
 from errors import InputError, MissingComponentError, OutputError, UsageError
 from infer.partition_map import UNDECIDED, MapFormat, write_partition_map
 from partition import COVERED, Partition
-from tests.encodes import PROGRAMS, needs_libaom, pan, write_y4m
+from tests.encodes import PROGRAMS, build_encoder, needs_libaom, pan, write_y4m
 from tests.helpers import REPO
 
 pytestmark = needs_libaom
@@ -23,14 +23,8 @@ BASIC = 0xF  # what libaom is left with from preset 5 on
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory):
-    """The program, built from this checkout."""
-    return build(tmp_path_factory.mktemp("build"))
-
-
-def build(folder, *settings):
-    subprocess.run(["make", "-s", "-C", REPO / "encoder", f"BUILD={folder}", *settings], check=True)
-    return folder / "av1part-enc"
+def program(encoder_program):
+    return encoder_program
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +306,7 @@ def test_missing_program(clip, tmp_path):
 @pytest.mark.slow
 def test_1000_fuzzed_maps(tmp_path):
     """Under the address and undefined-behaviour sanitisers: a clean error or a stream that decodes, never a crash."""
-    program = build(tmp_path, "EXTRA=-g -fsanitize=address,undefined -fno-sanitize-recover=all")
+    program = build_encoder(tmp_path, "EXTRA=-g -fsanitize=address,undefined -fno-sanitize-recover=all")
     size = FrameFormat(72, 56, 8, "420")
     source = write_y4m(tmp_path / "clip.y4m", size, pan(size, 2, PICTURE))
     encodes = Encodes(program, tmp_path, source, size)

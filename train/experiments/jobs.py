@@ -8,9 +8,8 @@ stage1-compact-seed0/ ─┬─► compact-base-seed0.json          finished fil
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 
 from bundle import write_atomically
 from data.dataset import load_split, open_dataset
-from errors import ArtefactError, InputError
+from data.encode import local_workers
+from errors import ArtefactError, InputError, ToolkitError
 from infer.machine import machine
 from train.checkpoint import RUN_FILE, open_run, save_run
 from train.config import Announce, Progress, TrainConfig
@@ -133,29 +133,37 @@ def run_all(tasks: Sequence[Task], jobs: int, progress: Progress, announce: Anno
             do_task(task)
             progress(done, len(todo), task.path.name)
         return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        try:
-            _run_in_pool(pool, todo, progress)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with local_workers(jobs) as (workers, _):
+        _run_on(workers, todo, progress)
 
 
-def _run_in_pool(pool: ProcessPoolExecutor, todo: list[Task], progress: Progress) -> None:
+def _run_on(workers: Executor, todo: list[Task], progress: Progress) -> None:
     """Stage 1 first; an arm as soon as its stage 1 is there."""
     starts = {(t.trunk, t.seed) for t in todo if t.arm is None}
     waiting = [t for t in todo if t.arm is not None and (t.trunk, t.seed) in starts]
-    running: dict[Future, Task] = {pool.submit(do_task, t): t for t in todo if t not in waiting}
+    running: dict[Future, Task] = {workers.submit(do_task, t): t for t in todo if t not in waiting}
     done = 0
     while running:
         ended, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in ended:
             task = running.pop(future)
-            future.result()
+            _check(future, task)
             done += 1
             progress(done, len(todo), task.path.name)
             if task.arm is None:
-                running |= {pool.submit(do_task, t): t for t in waiting if (t.trunk, t.seed) == (task.trunk, task.seed)}
+                running |= {
+                    workers.submit(do_task, t): t for t in waiting if (t.trunk, t.seed) == (task.trunk, task.seed)
+                }
+
+
+def _check(future: Future[None], task: Task) -> None:
+    try:
+        future.result()
+    except BrokenExecutor as error:
+        raise ToolkitError(
+            f"a process died at {task.path.name}: {error}",
+            "out of memory? run again with fewer --jobs; finished runs are kept",
+        ) from None
 
 
 def _prepare(settings: ExperimentSettings, announce: Announce) -> None:
@@ -165,6 +173,6 @@ def _prepare(settings: ExperimentSettings, announce: Announce) -> None:
     train, val = (load_split(dataset, split) for split in ("train", "val"))
     if train.bit_depth != val.bit_depth:
         raise InputError(f"train is {train.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
-    train, val = draw_nodes(train, settings.nodes), draw_nodes(val, len(val))
+    train, val = draw_nodes(train, settings.nodes), draw_nodes(val, settings.nodes)
     write_pairs(path, train, val)
     announce(f"{settings.dataset_dir}: {len(train):,} train nodes of all, {len(val):,} val nodes; wrote {path}")

@@ -1,0 +1,200 @@
+"""The encodes of the encoder study (benchmarks/encoder.py): which there are, and how one unit of them is run.
+
+A unit is a sequence at one qindex and preset: the normal encode first, since the oracle follows it, then every variant.
+
+    normal       libaom alone
+    keep-S       the bundle's candidates at the threshold that keeps the share S of true types
+    repaired     keep-0.98, and what the normal encode chose: what wrong candidate sets cost
+    oracle       NONE and what the normal encode chose
+    none         NONE alone
+    random       NONE and one type drawn evenly
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle import Bundle, open_bundle
+from data.blocks import cut_blocks
+from data.frames import FrameFormat, open_frames
+from encoder.libaom import cq_of_qindex
+from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks
+from encoder.program import Encoded, encode_file, stream_labels
+from infer.partition_map import UNDECIDED, MapFormat, candidate_masks, write_partition_map
+from infer.session import Session, SessionOptions, open_session
+from partition import NODE_SIZE
+
+REPAIRED = "0.98"
+_SHORT_SECONDS = 1.0
+_REPEATS = 3
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Frames to encode.
+
+    Attributes:
+        group: sequences that are averaged together.
+        name: of the sequence.
+        path: Y4M.
+    """
+
+    group: str
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One sequence at one qindex and preset.
+
+    Attributes:
+        keep: shares of true types, of the bundle's thresholds.
+        bundle: folder.
+        vmaf: compute it.
+    """
+
+    sequence: Sequence
+    qindex: int
+    cpu_used: int
+    keep: tuple[str, ...]
+    bundle: Path
+    vmaf: bool
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """What tells units apart."""
+        return self.sequence.group, self.sequence.name, self.qindex, self.cpu_used
+
+
+@cache
+def _session(bundle_dir: Path, bit_depth: int) -> tuple[Bundle, Session]:
+    bundle = open_bundle(bundle_dir)
+    return bundle, open_session(bundle, "onnxruntime-cpu", SessionOptions(bit_depth, threads=1))
+
+
+def run_unit(unit: Unit) -> list[Row]:
+    """Every encode of a unit, one row each."""
+    with open_frames(unit.sequence.path) as frames:
+        form, luma = frames.format, np.stack([frame.luma for frame in frames])
+    with tempfile.TemporaryDirectory() as folder:
+        encodes = _Encodes(unit, form, luma, Path(folder))
+        rows = [encodes.row("normal", None)]
+        labels = stream_labels(Path(folder) / "normal.ivf", form)
+        masks, seconds = _predicted(unit, form, luma)
+        true = oracle_masks(labels)
+        variants = {f"keep-{share}": each for share, each in masks.items()}
+        if REPAIRED in masks:
+            variants["repaired"] = masks[REPAIRED] | true
+        variants |= {"oracle": true, "none": np.ones_like(true), "random": random_masks(true.shape, 0)}
+        for name, each in variants.items():
+            is_predicted = name.startswith(("keep", "repaired"))
+            rows.append(encodes.row(name, each, seconds if is_predicted else 0.0) | _described(each, true))
+    return rows
+
+
+def _predicted(unit: Unit, form: FrameFormat, luma: NDArray[np.integer]) -> tuple[dict[str, NDArray[np.uint16]], float]:
+    """Masks of the whole nodes by share, and the CPU seconds that a warm session needs for them."""
+    bundle, session = _session(unit.bundle, form.bit_depth)
+    rows, cols = form.height // NODE_SIZE, form.width // NODE_SIZE
+    seconds, probability = [], np.empty(0, np.float32)
+    for _ in range(_REPEATS):
+        start = time.process_time()
+        frames = []
+        for plane in luma:
+            blocks = cut_blocks(plane)
+            frames.append(session.predict(blocks, np.full(len(blocks), unit.qindex, np.uint8)).probability)
+        seconds.append(time.process_time() - start)
+        probability = np.stack(frames)
+    grid = MapFormat(form.width, form.height, unit.qindex).grid
+    whole = probability.reshape(len(luma), *grid, -1)[:, :rows, :cols]
+    masks = {share: candidate_masks(whole, bundle.manifest.threshold(share)) for share in unit.keep}
+    return masks, min(seconds)
+
+
+def _described(masks: NDArray[np.uint16], true: NDArray[np.uint16]) -> Row:
+    """How large the sets are, how many hold the normal encode's choice, and how many are NONE alone."""
+    size = np.unpackbits(masks.astype("<u2")[..., None].view(np.uint8), axis=-1).sum(-1)
+    return {
+        "mean_set": float(size.mean()),
+        "kept": float((masks & true == true).mean()),
+        "single": float((size == 1).mean()),
+        "undecided": float((masks == UNDECIDED).mean()),
+    }
+
+
+@dataclass(frozen=True)
+class _Encodes:
+    unit: Unit
+    form: FrameFormat
+    luma: NDArray[np.integer]
+    folder: Path
+
+    def row(self, variant: str, masks: NDArray[np.uint16] | None, predict_seconds: float = 0.0) -> Row:
+        """Encode; short encodes several times, of which the fastest counts."""
+        unit = self.unit
+        stream, recon = self.folder / f"{variant}.ivf", self.folder / "recon.yuv"
+        options: list[object] = ["--cq-level", cq_of_qindex(unit.qindex), "--cpu-used", unit.cpu_used]
+        if masks is not None:
+            path = self.folder / "map.apm"
+            form = MapFormat(self.form.width, self.form.height, unit.qindex)
+            write_partition_map(path, map_of_whole_nodes(form, masks))
+            options += ["--partition-map", path]
+        if unit.vmaf:
+            options += ["--recon", recon]
+        encoded = self._encode(stream, options)
+        return {
+            "group": unit.sequence.group,
+            "sequence": unit.sequence.name,
+            "width": self.form.width,
+            "height": self.form.height,
+            "frames": encoded.frames,
+            "qindex": unit.qindex,
+            "cpu_used": unit.cpu_used,
+            "variant": variant,
+            "bytes": encoded.bytes,
+            "encode_cpu_s": encoded.encode_cpu_s,
+            "predict_cpu_s": predict_seconds,
+            "psnr_y": encoded.psnr_y,
+            "vmaf": self._vmaf(recon) if unit.vmaf else None,
+            "met": encoded.met,
+        }
+
+    def _encode(self, stream: Path, options: Many[object]) -> Encoded:
+        words = [str(option) for option in options]
+        encoded = encode_file(self.unit.sequence.path, stream, words)
+        if encoded.encode_cpu_s < _SHORT_SECONDS:
+            again = [encode_file(self.unit.sequence.path, stream, words) for _ in range(_REPEATS - 1)]
+            encoded = min((encoded, *again), key=lambda e: e.encode_cpu_s)
+        return encoded
+
+    def _vmaf(self, recon: Path) -> float:
+        """Mean over the frames, without the motion feature, which pictures do not have."""
+        import torch
+
+        flat = np.fromfile(recon, self.form.dtype).reshape(len(self.luma), -1)
+        decoded = flat[:, : self.form.height * self.form.width].reshape(self.luma.shape)
+        scale = 1 << (self.form.bit_depth - 8)
+        pair = [torch.from_numpy(a.astype(np.float32) / scale)[:, None] for a in (self.luma, decoded)]
+        with torch.no_grad():
+            return float(_vmaf_model()(*pair).mean())
+
+
+@cache
+def _vmaf_model() -> Any:
+    import torch
+    from vmaf_torch import VMAF
+
+    torch.set_num_threads(1)
+    return VMAF(enable_motion=False).eval()
