@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def average_of(module: nn.Module, decay: float) -> AveragedModel:
     """An average that starts as the module after its first step, by `update_parameters(module)` after each.
@@ -17,7 +19,7 @@ def average_of(module: nn.Module, decay: float) -> AveragedModel:
         decay: in the long run, per step, 0 to below 1.
     """
 
-    def update(averaged: list[Tensor], current: list[Tensor], step: Tensor) -> None:
+    def update(averaged: Tensors, current: Tensors, step: Tensor | int) -> None:
         n = int(step)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, step)
 

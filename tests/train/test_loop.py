@@ -194,7 +194,7 @@ def test_an_average_forgets_where_it_started():
     torch.nn.init.ones_(module.weight)
     for _ in range(1500):
         average.update_parameters(module)
-    assert float(average.module.weight) > 0.999
+    assert float(average.module.weight.detach()) > 0.999
 
 
 def test_what_is_frozen_stays_to_the_bit_in_the_average(data):
