@@ -54,6 +54,7 @@ static int read_pair(const char *text, const char *pattern, int most, int *first
 static int check(const Options *options, int raw_details) {
   const int restricted = options->map || options->predictor.bundle;
   if (!options->input || !options->output) return refuse("INPUT and --output are needed", "");
+  if (!strcmp(options->output, "-")) return refuse("--output is a file, and stdout is for the report", "");
   if (raw_details && !options->is_raw) return refuse("--bit-depth, --chroma and --fps are of raw input: ", "--size is missing");
   if (options->map && options->predictor.bundle) return refuse("--partition-map and --bundle exclude each other", "");
   if ((options->predictor.keep || options->predictor.threshold) && !options->predictor.bundle)
