@@ -59,6 +59,8 @@ def check_parity(bench: Bench, dataset: Path) -> None:
     expected, found, all_qindex = [], {key: [] for key in sessions}, []  # type: ignore[var-annotated]
     for split in splits:
         for start in range(0, len(split), 1 << 16):
+            if start % (1 << 18) == 0:
+                print(f"parity: {start:,} of {len(split):,} pairs of a split", flush=True)
             part = slice(start, start + (1 << 16))
             blocks, qindex = split.blocks[split.block[part]], split.qindex[part]
             expected.append(reference.predict(blocks, qindex).logits)

@@ -1,6 +1,6 @@
 /* av1part-enc: an all-intra libaom encoder that tries only the partitions of a partition map.
  *
- *     input frame -> masks (file, or a predicting process) -> libaom, restricted by the hook -> IVF or OBU
+ *     input frame -> masks (file, a predicting process, or a model in this one) -> libaom, restricted by the hook -> IVF or OBU
  *
  * libaom encodes each frame within its own call (no lag), so the masks that are set before the call are that frame's.
  * Exit status: 0 done; 1 cannot write; 2 usage; 3 bad input; 4 cannot predict; 70 libaom failed. */
@@ -14,6 +14,7 @@
 #include "aom/aomcx.h"
 
 #include "frame_input.h"
+#include "frame_model.h"
 #include "libaom_hook.h"
 #include "options.h"
 #include "partition_map.h"
@@ -31,7 +32,9 @@ typedef struct {
   int codec_is_open;
   Predictor predictor;
   av1part_map *map;
-  uint8_t *met; /* by node of the current frame */
+  FrameModel own;
+  uint32_t rows, columns; /* of nodes; 0 if nothing restricts */
+  uint8_t *met;           /* by node of the current frame */
   uint64_t nodes, restricted, nodes_met, bytes;
   double encode_seconds, predict_seconds;
   double squared_error[3], samples[3];
@@ -87,15 +90,20 @@ static int open_codec(Encoder *encoder) {
   return wrong ? fail(LIBAOM_FAILED, "libaom", "it refuses an option") : 0;
 }
 
+static int restrict_nodes(Encoder *encoder, const char *name, uint32_t rows, uint32_t columns) {
+  encoder->rows = rows;
+  encoder->columns = columns;
+  encoder->met = malloc((size_t)rows * columns);
+  return encoder->met ? 0 : fail(LIBAOM_FAILED, name, "not enough memory");
+}
+
 /* The map's header must be of these frames at this qindex. */
 static int check_map(Encoder *encoder, const char *name) {
   const av1part_map_info info = av1part_map_describe(encoder->map);
   const FrameFormat *format = &encoder->input.format;
   char message[160];
-  if (info.width == format->width && info.height == format->height && info.qindex == qindex_of(encoder->options.cq)) {
-    encoder->met = malloc((size_t)info.rows * info.columns);
-    return encoder->met ? 0 : fail(LIBAOM_FAILED, name, "not enough memory");
-  }
+  if (info.width == format->width && info.height == format->height && info.qindex == qindex_of(encoder->options.cq))
+    return restrict_nodes(encoder, name, info.rows, info.columns);
   snprintf(message, sizeof(message), "it is for %ux%u at qindex %d, and this is %ux%u at %d", (unsigned)info.width,
            (unsigned)info.height, info.qindex, (unsigned)format->width, (unsigned)format->height,
            qindex_of(encoder->options.cq));
@@ -113,6 +121,11 @@ static int open_map(Encoder *encoder) {
     status = av1part_map_open_stream(encoder->predictor.stream, &encoder->map);
     /* It has said itself what was wrong. */
     if (status) return fail(CANNOT_PREDICT, name, "the predicting process gave no map");
+  } else if (options->model) {
+    FrameModel *own = &encoder->own;
+    const FrameFormat *format = &encoder->input.format;
+    const char *wrong = frame_model_open(own, options->model, format, qindex_of(options->cq), &options->predictor);
+    return wrong ? fail(BAD_INPUT, options->model, wrong) : restrict_nodes(encoder, options->model, own->rows, own->columns);
   } else if (options->map) {
     status = av1part_map_open_file(options->map, &encoder->map);
     if (status) return fail(BAD_INPUT, name, av1part_status_text(status));
@@ -120,27 +133,40 @@ static int open_map(Encoder *encoder) {
   return encoder->map ? check_map(encoder, name) : 0;
 }
 
-static int set_masks(Encoder *encoder) {
-  if (!encoder->map) return 0;
-  av1part_map_frame frame;
-  const av1part_status status = av1part_map_next(encoder->map, &frame);
-  if (status) {
-    const char *text = status == AV1PART_END ? "it has fewer frames than the input" : av1part_status_text(status);
-    return encoder->options.map ? fail(BAD_INPUT, encoder->options.map, text) : fail(CANNOT_PREDICT, "prediction", text);
+/* The current frame's masks, by whichever way; NULL if there are none, and *status says why. */
+static const uint16_t *masks_of_frame(Encoder *encoder, int *status) {
+  if (encoder->own.model) {
+    const double before = cpu_seconds();
+    const char *wrong = frame_model_predict(&encoder->own, encoder->input.samples);
+    encoder->predict_seconds += cpu_seconds() - before;
+    if (wrong) *status = fail(BAD_INPUT, encoder->options.model, wrong);
+    return wrong ? NULL : encoder->own.masks;
   }
-  const size_t nodes = (size_t)frame.rows * frame.columns;
+  av1part_map_frame frame;
+  const av1part_status read = av1part_map_next(encoder->map, &frame);
+  if (!read) return frame.masks;
+  const char *text = read == AV1PART_END ? "it has fewer frames than the input" : av1part_status_text(read);
+  *status = encoder->options.map ? fail(BAD_INPUT, encoder->options.map, text) : fail(CANNOT_PREDICT, "prediction", text);
+  return NULL;
+}
+
+static int set_masks(Encoder *encoder) {
+  int status = 0;
+  if (!encoder->rows) return 0;
+  const uint16_t *masks = masks_of_frame(encoder, &status);
+  if (!masks) return status;
+  const size_t nodes = (size_t)encoder->rows * encoder->columns;
   encoder->nodes += nodes;
-  for (size_t i = 0; i < nodes; i++) encoder->restricted += frame.masks[i] != AV1PART_UNDECIDED;
+  for (size_t i = 0; i < nodes; i++) encoder->restricted += masks[i] != AV1PART_UNDECIDED;
   memset(encoder->met, 0, nodes);
-  av1part_hook_set(frame.masks, frame.rows, frame.columns, encoder->met);
+  av1part_hook_set(masks, encoder->rows, encoder->columns, encoder->met);
   return 0;
 }
 
 static void clear_masks(Encoder *encoder) {
-  if (!encoder->map) return;
+  if (!encoder->rows) return;
   av1part_hook_clear();
-  const av1part_map_info info = av1part_map_describe(encoder->map);
-  for (size_t i = 0; i < (size_t)info.rows * info.columns; i++) encoder->nodes_met += encoder->met[i];
+  for (size_t i = 0; i < (size_t)encoder->rows * encoder->columns; i++) encoder->nodes_met += encoder->met[i];
 }
 
 static uint32_t sample_at(const uint8_t *row, size_t column, int is_deep) {
@@ -240,7 +266,7 @@ static int encode(Encoder *encoder) {
   const int all_read = encoder->map && !more && av1part_map_next(encoder->map, &rest) == AV1PART_END;
   if (encoder->map && !more && !all_read)
     return fail(BAD_INPUT, options->map ? options->map : "prediction", "it has more frames than the input, or is damaged");
-  if (predictor_finish(&encoder->predictor, all_read, &encoder->predict_seconds))
+  if (options->predictor.bundle && predictor_finish(&encoder->predictor, all_read, &encoder->predict_seconds))
     return fail(CANNOT_PREDICT, "prediction", "the predicting process failed");
   if (!stream_output_finish(&encoder->output)) return fail(CANNOT_WRITE, options->output, "it cannot be written");
   if (encoder->reconstruction) {
@@ -271,7 +297,7 @@ static void report(const Encoder *encoder, double wall) {
   printf("%llu frames, %llu bytes, %.2f s of CPU encoding, %.2f s predicting, %.2f s of wall time\n", frames, bytes,
          encoder->encode_seconds, encoder->predict_seconds, wall);
   printf("PSNR Y %.3f U %.3f V %.3f dB\n", y, u, v);
-  if (encoder->map)
+  if (encoder->rows)
     printf("%llu of %llu nodes restricted, of which the search came to %llu\n", restricted, nodes, met);
 }
 
@@ -289,6 +315,7 @@ int main(int argc, char **argv) {
   if (encoder.reconstruction) fclose(encoder.reconstruction);
   av1part_map_close(encoder.map);
   predictor_finish(&encoder.predictor, 0, &encoder.predict_seconds);
+  frame_model_close(&encoder.own);
   if (encoder.codec_is_open) aom_codec_destroy(&encoder.codec);
   frame_input_close(&encoder.input);
   free(encoder.met);

@@ -26,8 +26,9 @@ static const char help[] =
     "      --limit N           frames at most\n"
     "      --partition-map F   masks of every frame, by: cli.py predict INPUT --qindex Q --output FILE.apm\n"
     "      --bundle DIR        predict them meanwhile, with this bundle\n"
-    "      --keep SHARE        of the bundle: share of true types to keep (default 0.98)\n"
-    "      --threshold T       of the bundle, in place of --keep: least probability of a candidate\n"
+    "      --model FILE        predict them within this process, with a blob by: cli.py export --c\n"
+    "      --keep SHARE        of bundle or model: share of true types to keep (default 0.98)\n"
+    "      --threshold T       of bundle or model, in place of --keep: least probability of a candidate\n"
     "      --recon FILE        the reconstruction, raw planar\n"
     "      --json              print one JSON object\n"
     "      --help\n";
@@ -52,13 +53,14 @@ static int read_pair(const char *text, const char *pattern, int most, int *first
 }
 
 static int check(const Options *options, int raw_details) {
-  const int restricted = options->map || options->predictor.bundle;
+  const int predicts = options->predictor.bundle || options->model, restricted = options->map || predicts;
   if (!options->input || !options->output) return refuse("INPUT and --output are needed", "");
   if (!strcmp(options->output, "-")) return refuse("--output is a file, and stdout is for the report", "");
   if (raw_details && !options->is_raw) return refuse("--bit-depth, --chroma and --fps are of raw input: ", "--size is missing");
-  if (options->map && options->predictor.bundle) return refuse("--partition-map and --bundle exclude each other", "");
-  if ((options->predictor.keep || options->predictor.threshold) && !options->predictor.bundle)
-    return refuse("--keep and --threshold need --bundle", "");
+  if ((options->map != NULL) + (options->predictor.bundle != NULL) + (options->model != NULL) > 1)
+    return refuse("--partition-map, --bundle and --model exclude each other", "");
+  if ((options->predictor.keep || options->predictor.threshold) && !predicts)
+    return refuse("--keep and --threshold need --bundle or --model", "");
   if (options->predictor.keep && options->predictor.threshold)
     return refuse("--keep and --threshold exclude each other", "");
   if (options->predictor.bundle && !strcmp(options->input, "-"))
@@ -69,7 +71,7 @@ static int check(const Options *options, int raw_details) {
 }
 
 int options_parse(Options *options, int argc, char **argv) {
-  enum { SIZE = 256, DEPTH, CHROMA, FPS, CQ, SPEED, THREADS, TILE_COLUMNS, TILE_ROWS, LIMIT, MAP, BUNDLE, KEEP, THRESHOLD,
+  enum { SIZE = 256, DEPTH, CHROMA, FPS, CQ, SPEED, THREADS, TILE_COLUMNS, TILE_ROWS, LIMIT, MAP, BUNDLE, MODEL, KEEP, THRESHOLD,
          RECON, JSON, HELP };
   static const struct option known[] = {
     { "output", 1, NULL, 'o' },         { "size", 1, NULL, SIZE },           { "bit-depth", 1, NULL, DEPTH },
@@ -77,6 +79,7 @@ int options_parse(Options *options, int argc, char **argv) {
     { "cpu-used", 1, NULL, SPEED },     { "threads", 1, NULL, THREADS },     { "tile-columns", 1, NULL, TILE_COLUMNS },
     { "tile-rows", 1, NULL, TILE_ROWS }, { "limit", 1, NULL, LIMIT },        { "partition-map", 1, NULL, MAP },
     { "bundle", 1, NULL, BUNDLE },      { "keep", 1, NULL, KEEP },           { "threshold", 1, NULL, THRESHOLD },
+    { "model", 1, NULL, MODEL },
     { "recon", 1, NULL, RECON },        { "json", 0, NULL, JSON },           { "help", 0, NULL, HELP },
     { NULL, 0, NULL, 0 }
   };
@@ -119,6 +122,7 @@ int options_parse(Options *options, int argc, char **argv) {
         break;
       case MAP: options->map = optarg; break;
       case BUNDLE: options->predictor.bundle = optarg; break;
+      case MODEL: options->model = optarg; break;
       case KEEP: options->predictor.keep = optarg; break;
       case THRESHOLD: options->predictor.threshold = optarg; break;
       case RECON: options->reconstruction = optarg; break;

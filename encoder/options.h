@@ -6,8 +6,8 @@
 #include "predictor.h"
 
 typedef struct {
-  const char *input, *output, *reconstruction, *map;
-  PredictorOptions predictor; /* its bundle is NULL if frames are not predicted here */
+  const char *input, *output, *reconstruction, *map, *model;
+  PredictorOptions predictor; /* its bundle is NULL if no process predicts; keep and threshold are the model's too */
   FrameFormat raw;
   int is_raw;
   int cq, speed, threads, tile_rows, tile_columns; /* tiles: log2, as libaom counts */

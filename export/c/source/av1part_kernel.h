@@ -148,7 +148,7 @@ TARGET static void NAME(maximum)(const struct av1part_model *model, const struct
         memcpy(top, slots + (size_t)(op->from + *listed) * LANES, sizeof top);
         for (; left; left--) {
             const float *x = slots + (size_t)(op->from + *listed++) * LANES;
-            for (int l = 0; l < LANES; l++)
+            for (uint32_t l = 0; l < LANES; l++)
                 top[l] = x[l] > top[l] ? x[l] : top[l];
         }
         memcpy(slots + (size_t)(op->to + i) * LANES, top, sizeof top);
@@ -175,7 +175,7 @@ TARGET static void NAME(run)(const struct av1part_model *model, float *arena, si
                                  slots + (size_t)(op->from + i) * LANES, out);
             } else {
                 const float *table = (const float *)(const void *)(model->words + op->weights);
-                for (int l = 0; l < LANES; l++) {
+                for (uint32_t l = 0; l < LANES; l++) {
                     const float *row = table + (op->rows > 1 ? (size_t)qindex[t * LANES + l] * op->out : 0);
                     for (uint32_t i = 0; i < op->out; i++)
                         slots[(size_t)(op->to + i) * LANES + l] = row[i];
