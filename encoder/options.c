@@ -55,6 +55,7 @@ static int read_pair(const char *text, const char *pattern, int most, int *first
 static int check(const Options *options, int raw_details) {
   const int predicts = options->predictor.bundle || options->model, restricted = options->map || predicts;
   if (!options->input || !options->output) return refuse("INPUT and --output are needed", "");
+  if (!strcmp(options->output, "-")) return refuse("--output is a file, and stdout is for the report", "");
   if (raw_details && !options->is_raw) return refuse("--bit-depth, --chroma and --fps are of raw input: ", "--size is missing");
   if ((options->map != NULL) + (options->predictor.bundle != NULL) + (options->model != NULL) > 1)
     return refuse("--partition-map, --bundle and --model exclude each other", "");
