@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom encoder encoder-debian c-api demo test test-all bench-gpu check clean
+.PHONY: help venv libaom encoder encoder-debian c-api demo test test-all bench-gpu experiments check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,11 @@ test-all: venv ## the suite and everything marked slow
 
 bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (about 10 minutes on an H200)
 	$(PY) -m benchmarks.gpu_speed bundles/default $(if $(DATASET),--dataset $(DATASET))
+
+experiments: venv ## every comparison of docs/EXPERIMENTS.md on this machine's GPU (DATASET=folder; resumable)
+	PYTHON=$(CURDIR)/$(PY) benchmarks/experiments.sh $(DATASET) runs/experiments
+	cp runs/experiments/results/experiment_* benchmarks/results/
+	$(PY) -m benchmarks.experiments
 
 check: venv ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .

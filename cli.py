@@ -179,7 +179,7 @@ def train(
 @click.option("--dataset-dir", type=folder, default=Path("data/sample"))
 @click.option("--output-dir", type=folder, default=Path("runs/experiments"), help="Finished runs; they are kept.")
 @click.option("--results-dir", type=folder, default=Path("benchmarks/results"), help="Where JSON and PNG go.")
-@click.option("--nodes", type=click.IntRange(1), default=100_000, help="Train nodes, the same for all runs.")
+@click.option("--nodes", type=click.IntRange(1), default=100_000, help="Of train, and of val; the same for all runs.")
 @click.option("--stage1-epochs", type=click.IntRange(1), default=6)
 @click.option("--epochs", type=click.IntRange(1), default=10, help="At most, of stage 2.")
 @click.option("--batch-size", type=click.IntRange(2), default=1024)

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from benchmarks.block_statistics import NAMES, block_statistics
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from benchmarks.speed import RESULTS
-from bundle import write_atomically
+from bundle import sha256_of, write_atomically
 from data.dataset import BlockSet, load_pictures, load_split, open_dataset
 from infer.machine import machine
 from partition import Partition, chain_rule
 from train.calibrate import calibration_pictures
 from train.candidates import fit_keep
+from train.checkpoint import MODEL_FILE
 from train.decision import fit_decision
 from train.metrics import as_none
 
@@ -201,12 +202,13 @@ def main(dataset_dir: Path, runs: tuple[str, ...], peers: bool, device: str, out
     if output.exists():
         before = json.loads(output.read_text())
         rows = before["rows"] if before["dataset_sha256"] == sha256 else {}
-    named = dict(PEERS) if peers else {}
+    named, weights = dict(PEERS) if peers else {}, {}
     for text in runs:
         name, _, path = text.partition("=")
         named[name] = run_folder(Path(path or name), device)
+        weights[name] = sha256_of(Path(path or name) / MODEL_FILE)
     for name, says in named.items():
-        rows[name] = judge(says, splits)
+        rows[name] = judge(says, splits) | {"weights_sha256": weights.get(name, "")}
         result = about | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rows": rows}
         write_atomically(output, (json.dumps(result) + "\n").encode())
         click.echo(f"{name}: {rows[name]['seconds']} s")

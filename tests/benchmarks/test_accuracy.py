@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from benchmarks import accuracy
 from benchmarks.accuracy import class_shares, difference_table, open_splits, table
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
+from bundle import sha256_of
 from data.dataset import load_split, open_dataset
 from partition import QINDEX_BANDS
 from tests import helpers
@@ -106,6 +107,7 @@ def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, tiny_dataset,
     result = json.loads((tmp_path / "accuracy.json").read_text())
     assert list(result["rows"]) == [*accuracy.PEERS, "ours"]
     assert result["dataset_sha256"] == "hash"
+    assert result["rows"]["ours"]["weights_sha256"] == sha256_of(run_dir / "model.safetensors")
     lines = table(result).splitlines()
     assert lines[2].startswith("| always NONE |  | ") and len({line.count("|") for line in lines}) == 1
     assert len(difference_table(result, "ours").splitlines()) == 2 + len(accuracy.PEERS)

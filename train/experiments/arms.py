@@ -28,7 +28,7 @@ class ExperimentSettings:
     Attributes:
         dataset_dir: a dataset folder.
         output_dir: where finished runs lie, one file each.
-        nodes: training nodes, drawn once, the same for all seeds and arms.
+        nodes: of each split at most, drawn once, the same for all seeds and arms.
         stage1_epochs: of stage 1, all run.
         epochs: at most, of stage 2.
         batch_size: pairs.

@@ -12,6 +12,7 @@ from typing import Any
 
 from bundle import write_atomically
 from data.dataset import open_dataset
+from errors import InputError
 from train.config import Announce, Progress
 from train.curves import save_figure
 from train.experiments.arms import EXPERIMENTS, ExperimentSettings
@@ -41,7 +42,7 @@ def run_experiments(
         progress, announce: as train_run.
 
     Returns:
-        The summaries by name.
+        The summaries by name, without those of several experiments that have too few finished runs.
 
     Raises:
         ToolkitError: whatever is wrong with the dataset, a result file or a run.
@@ -54,7 +55,14 @@ def run_experiments(
         run_all(tasks, jobs, progress, announce)
     summaries = {}
     for name, experiment in chosen.items():
-        summary = {"experiment": name, "date": f"{datetime.now(UTC):%Y-%m-%d}"} | summarise(experiment, tasks)
+        try:
+            found = summarise(experiment, tasks)
+        except InputError as error:
+            if len(chosen) == 1:
+                raise
+            announce(f"left out {name}: {error.message}")
+            continue
+        summary = {"experiment": name, "date": f"{datetime.now(UTC):%Y-%m-%d}"} | found
         path = results_dir / f"experiment_{name}_{_hardware(summary)}_{datetime.now(UTC):%Y%m}.json"
         write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
         save_figure(draw(summary, name), path.with_suffix(".png"))

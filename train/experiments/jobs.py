@@ -173,6 +173,6 @@ def _prepare(settings: ExperimentSettings, announce: Announce) -> None:
     train, val = (load_split(dataset, split) for split in ("train", "val"))
     if train.bit_depth != val.bit_depth:
         raise InputError(f"train is {train.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
-    train, val = draw_nodes(train, settings.nodes), draw_nodes(val, len(val))
+    train, val = draw_nodes(train, settings.nodes), draw_nodes(val, settings.nodes)
     write_pairs(path, train, val)
     announce(f"{settings.dataset_dir}: {len(train):,} train nodes of all, {len(val):,} val nodes; wrote {path}")

@@ -24,24 +24,28 @@ def summarise(experiment: Experiment, tasks: Sequence[Task]) -> dict[str, Any]:
         question; about: recipe, dataset hash, machine and torch of the runs; groups: for each baseline its rows, the
         baseline first: arm, seeds, values (by figure, one for each seed; drift at the last epoch), mean and half (95 %
         over seeds) by figure, drift (by epoch, mean over seeds), difference from the baseline in macro_f1 (mean,
-        half) and verdict; these two are missing in the baseline's own row.
+        half) and verdict; these two are missing in the baseline's own row. left_out: baselines of groups with fewer
+        than two seeds whose runs are all finished.
 
     Raises:
-        InputError: if a group has fewer than two seeds whose runs are all finished.
+        InputError: if every group is left out.
     """
     found = {(t.arm.key, t.seed): t.finished() for t in tasks if t.arm is not None}
-    groups, about = [], {}
+    groups, about, left_out = [], {}, []
     for baseline, others in experiment.pairs:
         arms = (baseline, *others)
         seeds = [s for s in range(experiment.seeds) if all(found.get((arm.key, s)) for arm in arms)]
         if len(seeds) < 2:
-            raise InputError(f"{baseline.name}: {len(seeds)} seeds have all their runs", "two at least; run the rest")
+            left_out.append(baseline.name)
+            continue
         runs = {arm.name: [found[arm.key, s] or {} for s in seeds] for arm in arms}
         first = runs[baseline.name][0]
         about = {k: first["identity"][k] for k in ("recipe", "dataset_sha256")}
         about |= {k: first[k] for k in ("machine", "torch")}
         groups.append([_row(arm, baseline, runs, seeds) for arm in arms])
-    return {"question": experiment.question, "about": about, "groups": groups}
+    if not groups:
+        raise InputError(f"'{left_out[0]}' has no two seeds whose runs are all finished", "run the rest")
+    return {"question": experiment.question, "about": about, "groups": groups, "left_out": left_out}
 
 
 def _row(arm: Arm, baseline: Arm, runs: Mapping[str, list[dict[str, Any]]], seeds: list[int]) -> dict[str, Any]:
@@ -75,6 +79,8 @@ def table(summary: Mapping[str, Any]) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for rows in summary["groups"]:
         lines += ["| " + " | ".join(_cells(row, drifted)) + " |" for row in rows]
+    if summary["left_out"]:
+        lines += ["", f"Not run, or not all of it: {', '.join(summary['left_out'])} and what is compared with it."]
     return "\n".join(lines)
 
 

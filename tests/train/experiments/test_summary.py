@@ -49,8 +49,15 @@ def test_a_seed_that_one_arm_lacks_counts_for_none(tasks):
     (rows,) = summarise(EXPERIMENT, tasks)["groups"]
     assert all(row["seeds"] == [0, 2] for row in rows)
     next(t for t in tasks if t.arm == BETTER and t.seed == 0).path.unlink()
-    with pytest.raises(InputError, match="1 seeds have all their runs"):
+    with pytest.raises(InputError, match="'baseline' has no two seeds"):
         summarise(EXPERIMENT, tasks)
+
+
+def test_a_group_without_two_seeds_is_left_out_and_named(tasks):
+    both = replace(EXPERIMENT, pairs=(*EXPERIMENT.pairs, (Arm("never run", trunk="resnet18"), ())))
+    summary = summarise(both, tasks)
+    assert len(summary["groups"]) == 1 and summary["left_out"] == ["never run"]
+    assert table(summary).endswith("Not run, or not all of it: never run and what is compared with it.")
 
 
 def test_the_table_has_drift_only_where_something_drifted(tasks):
@@ -81,3 +88,16 @@ def test_finished_runs_alone_make_the_files(tasks, tiny_dataset, tmp_path, monke
     assert json.loads(path.read_text()) == json.loads(json.dumps(found["loss"]))
     assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert "Which?" in said[-1] and "| better |" in said[-1]
+
+
+def test_of_several_experiments_those_without_runs_are_left_out(tasks, tiny_dataset, tmp_path, monkeypatch):
+    never = replace(EXPERIMENT, pairs=((Arm("never run", trunk="resnet18"), ()),))
+    monkeypatch.setattr(command, "EXPERIMENTS", {"bn": never, "loss": EXPERIMENT})
+    monkeypatch.setattr(command, "tasks_of", lambda *_: tasks)
+    said = []
+    settings = replace(tasks[0].settings, dataset_dir=tiny_dataset)
+    words = (settings, None, 1, True, tmp_path / "results")
+    assert list(command.run_experiments(["bn", "loss"], *words, lambda *_: None, said.append)) == ["loss"]
+    assert said[0].startswith("left out bn: 'never run'")
+    with pytest.raises(InputError, match="never run"):
+        command.run_experiments(["bn"], *words, lambda *_: None, said.append)
