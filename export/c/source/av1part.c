@@ -1,5 +1,5 @@
 /* av1part: runs the blob that `cli.py export --c` writes; av1part.h documents what is called, av1part_kernel.h how a
- * batch of blocks is computed. Compile with -O3 -ffp-contract=fast: without the latter GCC keeps to -std=c99's word and
+ * batch of blocks is computed, av1part_plane.h what stands around it. Compile with -O3 -ffp-contract=fast: without the latter GCC keeps to -std=c99's word and
  * multiplies and adds in two steps. */
 #if defined(__unix__) || defined(__APPLE__)
 #define _POSIX_C_SOURCE 200112L
@@ -10,6 +10,7 @@
 #include <unistd.h>
 #endif
 #include "av1part.h"
+#include "av1part_plane.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,6 @@
 #define MOST_OPS 4096u
 #define MOST_BYTE_STEPS 16384u /* more sums of four bytes could overflow 32 bits */
 #define MOST_KEEP 8u
-#define SAMPLES (AV1PART_BLOCK * AV1PART_BLOCK)
 
 enum { PRODUCT, APPLY, LOOKUP, MAXIMUM, BYTES, KINDS };
 enum { NONE, RELU, SIGMOID, ACTS };
@@ -64,21 +64,6 @@ struct av1part_model {
     void *owned; /* to be freed or unmapped; null if the caller's */
     size_t owned_size;
 };
-
-#define LEAST -87.0f
-
-/* e^x to 1e-7 of itself for LEAST <= x <= -LEAST, without a call or a branch, so that loops over it
- * become vectors: 2^n by the exponent, with n the whole number that x log2(e) is next to, and the rest by its series. */
-static inline float exponential(float x)
-{
-    const int32_t n = (int32_t)(x * 1.44269504f + 128.5f) - 128;
-    const float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
-    const float series = 1.0f / 2 + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))));
-    const uint32_t bits = (uint32_t)(n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return (1.0f + r + r * r * series) * power;
-}
 
 static inline const float *beside(const struct beside *row, const float *slots, uint32_t i, int lanes,
                                   const float *otherwise)
@@ -460,103 +445,6 @@ void av1part_close(av1part_model *model)
 
 /* ------------------------------------------------------------------------------------------------------ predicting */
 
-/* A plane as av1part_plane, checked; blocks in memory are a plane one block wide. */
-struct source {
-    const unsigned char *samples;
-    ptrdiff_t stride;
-    size_t width, height, columns, count;
-    int bytes;
-    unsigned depth;
-    const uint8_t *qindex;
-    size_t qindex_step;
-};
-
-struct answer {
-    float *logits, *probability;
-    uint16_t *masks;
-    float threshold;
-};
-
-static int is_depth(int bit_depth, int bytes_per_sample)
-{
-    return (bit_depth == 8 && bytes_per_sample == 1) ||
-           ((bit_depth == 8 || bit_depth == 10 || bit_depth == 12) && bytes_per_sample == 2);
-}
-
-/* Put a block's samples into its lane, in units of 8-bit samples; returns the samples or'ed together. */
-static unsigned fill(const struct source *from, size_t block, float *lane, size_t lanes)
-{
-    const size_t top = block / from->columns * AV1PART_BLOCK, left = block % from->columns * AV1PART_BLOCK;
-    const float scale = (float)(255.0 / ((1u << from->depth) - 1));
-    unsigned seen = 0;
-    for (size_t y = 0; y < AV1PART_BLOCK; y++) {
-        const size_t line = top + y < from->height ? top + y : from->height - 1;
-        const unsigned char *row = from->samples + (ptrdiff_t)line * from->stride;
-        for (size_t x = 0; x < AV1PART_BLOCK; x++, lane += lanes) {
-            const size_t at = left + x < from->width ? left + x : from->width - 1;
-            uint16_t sample = row[at * (from->bytes == 1)];
-            if (from->bytes == 2)
-                memcpy(&sample, row + 2 * at, sizeof sample);
-            seen |= sample;
-            *lane = (float)sample * scale;
-        }
-    }
-    return seen;
-}
-
-static void softmax(const float *logit, int count, float *share)
-{
-    float top = logit[0], sum = 0;
-    for (int i = 1; i < count; i++)
-        top = logit[i] > top ? logit[i] : top;
-    for (int i = 0; i < count; i++)
-        sum += share[i] = exponential(logit[i] - top > LEAST ? logit[i] - top : LEAST);
-    for (int i = 0; i < count; i++)
-        share[i] /= sum;
-}
-
-/* The chain rule: P(HORZ) = P(partitioned) P(RECT) P(HORZ | RECT). */
-static void chain(const float logit[AV1PART_LOGITS], float probability[AV1PART_PARTITIONS])
-{
-    float stage1[2], macro[4], inner[8];
-    softmax(logit, 2, stage1);
-    softmax(logit + 2, 4, macro);
-    softmax(logit + 6, 2, inner);
-    softmax(logit + 8, 4, inner + 2);
-    softmax(logit + 12, 2, inner + 6);
-    probability[0] = stage1[0];
-    probability[1] = stage1[1] * macro[1] * inner[0];
-    probability[2] = stage1[1] * macro[1] * inner[1];
-    probability[3] = stage1[1] * macro[0];
-    for (int i = 0; i < 4; i++)
-        probability[4 + i] = stage1[1] * macro[2] * inner[2 + i];
-    probability[8] = stage1[1] * macro[3] * inner[6];
-    probability[9] = stage1[1] * macro[3] * inner[7];
-}
-
-static void answer(const struct answer *to, const struct source *from, size_t block, const float *lane, size_t lanes)
-{
-    float logit[AV1PART_LOGITS], probability[AV1PART_PARTITIONS];
-    for (size_t i = 0; i < AV1PART_LOGITS; i++)
-        logit[i] = lane[i * lanes];
-    if (to->logits)
-        memcpy(to->logits + block * AV1PART_LOGITS, logit, sizeof logit);
-    if (!to->probability && !to->masks)
-        return;
-    chain(logit, probability);
-    if (to->probability)
-        memcpy(to->probability + block * AV1PART_PARTITIONS, probability, sizeof probability);
-    if (to->masks) {
-        unsigned mask = 1;
-        for (int i = 1; i < AV1PART_PARTITIONS; i++)
-            mask |= (unsigned)(probability[i] >= to->threshold) << i;
-        if ((block / from->columns + 1) * AV1PART_BLOCK > from->height ||
-            (block % from->columns + 1) * AV1PART_BLOCK > from->width)
-            mask = AV1PART_UNDECIDED;
-        to->masks[block] = (uint16_t)mask;
-    }
-}
-
 static size_t arena_size(const av1part_model *model)
 {
     return sizeof(float) * model->kernel->groups * model->slots * model->kernel->lanes;
@@ -600,28 +488,21 @@ int av1part_predict_blocks(const av1part_model *model, const void *blocks, size_
                            int bytes_per_sample, const uint8_t *qindex, float *logits, float *probability,
                            void *scratch, size_t scratch_size)
 {
-    if (!model || !is_depth(bit_depth, bytes_per_sample) || (count && (!blocks || !qindex)) ||
-        count > SIZE_MAX / 2 / SAMPLES / sizeof(float))
-        return AV1PART_E_INVALID;
-    const struct source from = {blocks, AV1PART_BLOCK * bytes_per_sample, AV1PART_BLOCK, count * AV1PART_BLOCK, 1,
-                                count, bytes_per_sample, (unsigned)bit_depth, qindex, 1};
+    struct source from;
     const struct answer to = {logits, probability, NULL, 0};
+    if (!model || blocks_source(&from, blocks, count, bit_depth, bytes_per_sample, qindex))
+        return AV1PART_E_INVALID;
     return predict(model, &from, &to, scratch, scratch_size);
 }
 
 int av1part_predict_plane(const av1part_model *model, const av1part_plane *plane, int qindex, float threshold,
                           float *probability, uint16_t *masks, void *scratch, size_t scratch_size)
 {
-    if (!model || !plane || !plane->samples || !is_depth(plane->bit_depth, plane->bytes_per_sample) ||
-        plane->width < 1 || plane->width > 65536 || plane->height < 1 || plane->height > 65536 || qindex < 0 ||
-        qindex > 255 || !(threshold >= 0 && threshold <= 1))
-        return AV1PART_E_INVALID;
-    const uint8_t level = (uint8_t)qindex;
-    const size_t columns = ((size_t)plane->width + AV1PART_BLOCK - 1) / AV1PART_BLOCK;
-    const size_t rows = ((size_t)plane->height + AV1PART_BLOCK - 1) / AV1PART_BLOCK;
-    const struct source from = {plane->samples, plane->stride, (size_t)plane->width, (size_t)plane->height, columns,
-                                rows * columns, plane->bytes_per_sample, (unsigned)plane->bit_depth, &level, 0};
+    struct source from;
+    uint8_t level;
     const struct answer to = {NULL, probability, masks, threshold};
+    if (!model || plane_source(&from, plane, qindex, threshold, &level))
+        return AV1PART_E_INVALID;
     return predict(model, &from, &to, scratch, scratch_size);
 }
 
@@ -651,24 +532,5 @@ int av1part_threshold(const av1part_model *model, double keep, float *threshold)
 
 const char *av1part_message(int code)
 {
-    switch (code) {
-    case 0:
-        return "done";
-    case AV1PART_E_INVALID:
-        return "an argument is out of range, or a pointer that is needed is null or not aligned";
-    case AV1PART_E_IO:
-        return "the file cannot be read";
-    case AV1PART_E_CORRUPT:
-        return "no blob of av1part, or not as it was written";
-    case AV1PART_E_FOREIGN:
-        return "a blob of another version, or a machine that is not little-endian";
-    case AV1PART_E_MEMORY:
-        return "no memory left, or too little scratch";
-    case AV1PART_E_SAMPLE:
-        return "a sample is above the bit depth";
-    case AV1PART_E_MISSING:
-        return "no such threshold in the blob, or no such instructions on this machine";
-    default:
-        return "no return code of av1part";
-    }
+    return message_of(code);
 }

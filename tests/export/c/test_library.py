@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 
 import numpy as np
 import pytest
@@ -227,6 +228,74 @@ def test_bad_blobs(library, blobs, tmp_path, name):
     for source in (changed, tmp_path / "blob"):
         with pytest.raises(ArtefactError, match=message):
             CModel(library, source)
+
+
+LOOKUP, CONSTANT, ROWS, GATE, TOP, PATCHED, JOINED = range(7)
+HUGE = 0xFFFFFFF0
+BAD_FIELDS = {
+    "kind": (ROWS, 0, 5),
+    "act": (ROWS, 1, 3),
+    "no output": (ROWS, 3, 0),
+    "more outputs": (ROWS, 3, 25),
+    "more inputs": (ROWS, 2, HUGE),
+    "no patch": (PATCHED, 4, 0),
+    "more patches": (PATCHED, 4, HUGE),
+    "patches of a sum": (GATE, 4, 2),
+    "from": (GATE, 5, HUGE),
+    "from of a product": (ROWS, 5, 400),
+    "to": (ROWS, 6, HUGE),
+    "nowhere to": (TOP, 6, 0xFFFFFFFF),
+    "to bytes": (ROWS, 7, HUGE),
+    "bytes of an odd row": (PATCHED, 7, 0),
+    "place of pre": (GATE, 8, HUGE),
+    "div of scale": (ROWS, 12, 0),
+    "mod of scale": (ROWS, 13, 0),
+    "far mod of shift": (JOINED, 16, 0x10000),
+    "weights": (ROWS, 17, HUGE),
+    "fewer weights": (ROWS, 18, 0),
+    "runs": (ROWS, 19, HUGE),
+    "fewer runs": (ROWS, 20, 1),
+    "bias": (ROWS, 21, HUGE),
+    "unit of floats": (ROWS, 22, 0),
+    "rows of a table": (LOOKUP, 23, 2),
+    "a table too small": (CONSTANT, 23, 256),
+    "list too long": (TOP, 20, 41),
+}
+
+
+def signed(words: np.ndarray) -> bytes:
+    """A blob with the right hash."""
+    blob = words.tobytes()
+    return blob[:24] + hashlib.sha256(blob[64:]).digest() + blob[56:]
+
+
+@pytest.mark.parametrize("name", BAD_FIELDS)
+def test_bad_fields_behind_a_right_hash(library, name):
+    which, word, value = BAD_FIELDS[name]
+    words = np.frombuffer(write_blob(small_program(), KEEP, "00" * 32), np.uint32).copy()
+    CModel(library, signed(words))
+    at = 64 + 32 * which + word
+    assert words[at] != value
+    words[at] = value
+    with pytest.raises(ArtefactError, match="not as it was written"):
+        CModel(library, signed(words))
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "value"), [(ROWS, 1, 256), (ROWS, 1, 250), (TOP, 1, 24), (TOP, 0, 0), (TOP, 0, 99)]
+)
+def test_bad_runs_and_lists(library, kind, word, value):
+    """A run that starts or ends behind what is read; a list that names a value behind it, or has another length."""
+    words = np.frombuffer(write_blob(small_program(), KEEP, "00" * 32), np.uint32).copy()
+    runs = words[64 + 32 * kind + 19]
+    if kind == ROWS:  # the longest run: its start, so far that it ends too late
+        listed = words[runs + 1 : runs + 1 + 2 * words[runs]].reshape(-1, 2)
+        listed[listed[:, 1].argmax(), 0] = value
+        assert listed[:, 1].max() > 6
+    else:
+        words[runs + word] = value
+    with pytest.raises(ArtefactError, match="not as it was written"):
+        CModel(library, signed(words))
 
 
 @pytest.mark.parametrize("path", ["nowhere", "."])
