@@ -117,7 +117,7 @@ static int open_map(Encoder *encoder) {
   if (options->predictor.bundle) {
     const FrameFormat *raw = options->is_raw ? &options->raw : NULL;
     if (!predictor_start(&encoder->predictor, options->input, raw, qindex_of(options->cq), &options->predictor))
-      return fail(CANNOT_PREDICT, name, "the predicting process cannot be started");
+      return fail(CANNOT_PREDICT, name, "its process cannot be started; AV1PART_PYTHON and AV1PART_CLI say where it is");
     status = av1part_map_open_stream(encoder->predictor.stream, &encoder->map);
     /* It has said itself what was wrong. */
     if (status) return fail(CANNOT_PREDICT, name, "the predicting process gave no map");

@@ -356,6 +356,30 @@ def test_debians_own_libaom(tmp_path, clip):
             assert violations(encodes.labels("c.ivf"), masks & BASIC if speed >= 5 else masks).mean() < 0.05
 
 
+@pytest.mark.slow
+def test_fuzzed_sources(tmp_path):
+    """Y4M and raw files with flipped bits, cut off, or of other sizes, under the sanitisers: an error or a stream."""
+    program = build_encoder(tmp_path, "EXTRA=-g -fsanitize=address,undefined -fno-sanitize-recover=all")
+    size, rng, ends = FrameFormat(48, 32, 10, "420"), np.random.default_rng(0), {True: 0, False: 0}
+    sound = write_y4m(tmp_path / "sound.y4m", size, pan(size, 2)).read_bytes()
+    source = tmp_path / "clip.y4m"
+    for i in range(300):
+        data = bytearray(sound)
+        if i % 2:
+            for bit in rng.integers(8 * 60, size=rng.integers(1, 4)):  # the header and the first FRAME
+                data[bit // 8] ^= 1 << bit % 8
+        else:
+            data = data[: rng.integers(len(data))]
+        source.write_bytes(data)
+        raw = ("--size", "48x32", "--bit-depth", 10) if i % 3 == 0 else ()
+        try:
+            encode_file(source, tmp_path / "a.ivf", ("--cpu-used", 9, "--limit", 1, *raw), program)
+            ends[True] += 1
+        except InputError:
+            ends[False] += 1
+    assert min(ends.values()) > 30
+
+
 def write_masks(rng, frames, rows, cols, whole_rows, whole_cols):
     masks = np.full((frames, rows, cols), UNDECIDED, "<u2")
     masks[:, :whole_rows, :whole_cols] = rng.integers(0, 512, (frames, whole_rows, whole_cols)) * 2 + 1
