@@ -52,7 +52,7 @@ bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (
 
 experiments: venv ## every comparison of docs/EXPERIMENTS.md on this machine's GPU (DATASET=folder; resumable)
 	PYTHON=$(CURDIR)/$(PY) benchmarks/experiments.sh $(DATASET) runs/experiments
-	cp runs/experiments/results/experiment_* benchmarks/results/
+	cp runs/experiments/results/* benchmarks/results/
 	$(PY) -m benchmarks.experiments
 
 check: venv ## ruff and mypy --strict

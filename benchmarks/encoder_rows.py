@@ -5,6 +5,7 @@ A unit is a sequence at one qindex and preset: the normal encode first, since th
     normal       libaom alone
     keep-S       the bundle's candidates at the threshold that keeps the share S of true types
     repaired     keep-0.98, and what the normal encode chose: what wrong candidate sets cost
+    unsplit      keep-0.98 without SPLIT: what the search of sub-trees costs, and gains
     oracle       NONE and what the normal encode chose
     none         NONE alone
     random       NONE and one type drawn evenly
@@ -31,9 +32,9 @@ from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks
 from encoder.program import Encoded, encode_file, stream_labels
 from infer.partition_map import UNDECIDED, MapFormat, candidate_masks, write_partition_map
 from infer.session import Session, SessionOptions, open_session
-from partition import NODE_SIZE
+from partition import NODE_SIZE, Partition
 
-REPAIRED = "0.98"
+TAKEN_APART = "0.98"
 _SHORT_SECONDS = 1.0
 _REPEATS = 3
 
@@ -95,11 +96,12 @@ def run_unit(unit: Unit) -> list[Row]:
         masks, seconds = _predicted(unit, form, luma)
         true = oracle_masks(labels)
         variants = {f"keep-{share}": each for share, each in masks.items()}
-        if REPAIRED in masks:
-            variants["repaired"] = masks[REPAIRED] | true
+        if TAKEN_APART in masks:
+            variants["repaired"] = masks[TAKEN_APART] | true
+            variants["unsplit"] = masks[TAKEN_APART] & np.uint16(~(1 << Partition.SPLIT) & UNDECIDED)
         variants |= {"oracle": true, "none": np.ones_like(true), "random": random_masks(true.shape, 0)}
         for name, each in variants.items():
-            is_predicted = name.startswith(("keep", "repaired"))
+            is_predicted = name.startswith(("keep", "repaired", "unsplit"))
             rows.append(encodes.row(name, each, seconds if is_predicted else 0.0) | _described(each, true))
     return rows
 

@@ -52,7 +52,9 @@ def accuracy_part(result: dict[str, Any], name: str) -> str:
 
 
 def part_of(name: str) -> str:
-    """What the page says of a result file."""
+    """What the page says of a result file, which may not be there yet."""
+    if not (RESULTS / name).exists():
+        return "Not run yet.\n"
     result = json.loads((RESULTS / name).read_text())
     return accuracy_part(result, name) if name.startswith("accuracy_") else experiment_part(result, name)
 

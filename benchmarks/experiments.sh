@@ -7,7 +7,7 @@
 #
 #   OUT/runs                 finished runs of `cli.py experiment all`
 #   OUT/resnet18-{none,film} the two peers, all train pictures but those set aside
-#   OUT/results              what to copy to benchmarks/results; then `python -m benchmarks.experiments`
+#   OUT/results              what `make experiments` copies to benchmarks/results for docs/EXPERIMENTS.md
 #   OUT/*.txt                what the commands said
 #   OUT/small.tgz            all of it without weights, a few MB, made anew every few seconds: a lent machine may go
 set -u
@@ -16,6 +16,9 @@ cd "$(dirname "$(readlink -f "$0")")/.." || exit
 python=${PYTHON:-python3}
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 SECONDS=0
+# The peers' rows are added to those that are there.
+accuracy=accuracy_$(date -u +%Y%m).json
+cp -n "benchmarks/results/$accuracy" "$out/results/" 2>/dev/null
 
 left() { echo $((limit - SECONDS - $1 > 1 ? limit - SECONDS - $1 : 1)); }
 
@@ -49,6 +52,6 @@ for run in none film; do
     finished+=(--run "resnet18, qindex $run=$out/resnet18-$run")
 done
 [ ${#finished[@]} -gt 0 ] && timeout -k 5 60 $python -m benchmarks.accuracy --dataset-dir "$dataset" \
-  --device "${DEVICE:-cuda}" --output "$out/results/accuracy.json" "${finished[@]}" >>"$out/accuracy.txt" 2>&1
+  --device "${DEVICE:-cuda}" --output "$out/results/$accuracy" "${finished[@]}" >>"$out/accuracy.txt" 2>&1
 pack
 echo "took $SECONDS s: $out/small.tgz"

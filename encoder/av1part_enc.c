@@ -4,7 +4,6 @@
  *
  * libaom encodes each frame within its own call (no lag), so the masks that are set before the call are that frame's.
  * Exit status: 0 done; 1 cannot write; 2 usage; 3 bad input; 4 cannot predict; 70 libaom failed. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -19,6 +18,7 @@
 #include "options.h"
 #include "partition_map.h"
 #include "predictor.h"
+#include "reconstruction.h"
 #include "stream_output.h"
 
 enum { CANNOT_WRITE = 1, BAD_INPUT = 3, CANNOT_PREDICT = 4, LIBAOM_FAILED = 70 };
@@ -27,7 +27,7 @@ typedef struct {
   Options options;
   FrameInput input;
   StreamOutput output;
-  FILE *reconstruction;
+  Reconstruction reconstruction;
   aom_codec_ctx_t codec;
   int codec_is_open;
   Predictor predictor;
@@ -37,7 +37,6 @@ typedef struct {
   uint8_t *met;           /* by node of the current frame */
   uint64_t nodes, restricted, nodes_met, bytes;
   double encode_seconds, predict_seconds;
-  double squared_error[3], samples[3];
 } Encoder;
 
 static int fail(int status, const char *subject, const char *message) {
@@ -117,7 +116,7 @@ static int open_map(Encoder *encoder) {
   if (options->predictor.bundle) {
     const FrameFormat *raw = options->is_raw ? &options->raw : NULL;
     if (!predictor_start(&encoder->predictor, options->input, raw, qindex_of(options->cq), &options->predictor))
-      return fail(CANNOT_PREDICT, name, "the predicting process cannot be started");
+      return fail(CANNOT_PREDICT, name, "its process cannot be started; AV1PART_PYTHON and AV1PART_CLI say where it is");
     status = av1part_map_open_stream(encoder->predictor.stream, &encoder->map);
     /* It has said itself what was wrong. */
     if (status) return fail(CANNOT_PREDICT, name, "the predicting process gave no map");
@@ -169,40 +168,6 @@ static void clear_masks(Encoder *encoder) {
   for (size_t i = 0; i < (size_t)encoder->rows * encoder->columns; i++) encoder->nodes_met += encoder->met[i];
 }
 
-static uint32_t sample_at(const uint8_t *row, size_t column, int is_deep) {
-  return is_deep ? (uint32_t)row[2 * column] | (uint32_t)row[2 * column + 1] << 8 : row[column];
-}
-
-/* Adds up the reconstruction's squared error, and writes it if asked for. */
-static int look_at_reconstruction(Encoder *encoder) {
-  const FrameFormat *format = &encoder->input.format;
-  const size_t source_bytes = format->bit_depth > 8 ? 2 : 1;
-  const uint8_t *source = encoder->input.samples;
-  aom_image_t image;
-  if (aom_codec_control(&encoder->codec, AV1_GET_NEW_FRAME_IMAGE, &image))
-    return fail(LIBAOM_FAILED, "libaom", "it gives no reconstruction");
-  const int is_deep = (image.fmt & AOM_IMG_FMT_HIGHBITDEPTH) != 0;
-  for (int plane = 0; plane < (format->monochrome ? 1 : 3); plane++) {
-    const size_t width = plane ? (format->width + 1) / 2 : format->width;
-    const size_t height = plane ? (format->height + 1) / 2 : format->height;
-    uint64_t error = 0;
-    for (size_t y = 0; y < height; y++, source += source_bytes * width) {
-      const uint8_t *row = image.planes[plane] + (ptrdiff_t)y * image.stride[plane];
-      for (size_t x = 0; x < width; x++) {
-        const int64_t difference =
-            (int64_t)sample_at(source, x, source_bytes == 2) - (int64_t)sample_at(row, x, is_deep);
-        error += (uint64_t)(difference * difference);
-      }
-      if (encoder->reconstruction && (is_deep ? 2u : 1u) == source_bytes &&
-          fwrite(row, source_bytes, width, encoder->reconstruction) != width)
-        return fail(CANNOT_WRITE, encoder->options.reconstruction, "it cannot be written");
-    }
-    encoder->squared_error[plane] += (double)error;
-    encoder->samples[plane] += (double)width * (double)height;
-  }
-  return 0;
-}
-
 static void wrap_image(aom_image_t *image, const FrameInput *input) {
   const FrameFormat *format = &input->format;
   const size_t bytes = format->bit_depth > 8 ? 2 : 1;
@@ -238,7 +203,11 @@ static int encode_frame(Encoder *encoder, int64_t time) {
       return fail(CANNOT_WRITE, encoder->options.output, "it cannot be written");
   }
   if (units != 1) return fail(LIBAOM_FAILED, "libaom", "it did not encode the frame within its call");
-  return look_at_reconstruction(encoder);
+  if (aom_codec_control(&encoder->codec, AV1_GET_NEW_FRAME_IMAGE, &image))
+    return fail(LIBAOM_FAILED, "libaom", "it gives no reconstruction");
+  return reconstruction_add(&encoder->reconstruction, &encoder->input, &image)
+             ? 0
+             : fail(CANNOT_WRITE, encoder->options.reconstruction, "it cannot be written");
 }
 
 static int encode(Encoder *encoder) {
@@ -250,7 +219,7 @@ static int encode(Encoder *encoder) {
   if (!stream_output_open(&encoder->output, options->output, format->width, format->height, (uint32_t)format->rate,
                           (uint32_t)format->scale))
     return fail(CANNOT_WRITE, options->output, "it cannot be written");
-  if (options->reconstruction && !(encoder->reconstruction = fopen(options->reconstruction, "wb")))
+  if (!reconstruction_open(&encoder->reconstruction, options->reconstruction))
     return fail(CANNOT_WRITE, options->reconstruction, "it cannot be written");
   int more = 0;
   for (int64_t time = 0; !options->limit || time < (int64_t)options->limit; time++) {
@@ -269,34 +238,27 @@ static int encode(Encoder *encoder) {
   if (options->predictor.bundle && predictor_finish(&encoder->predictor, all_read, &encoder->predict_seconds))
     return fail(CANNOT_PREDICT, "prediction", "the predicting process failed");
   if (!stream_output_finish(&encoder->output)) return fail(CANNOT_WRITE, options->output, "it cannot be written");
-  if (encoder->reconstruction) {
-    const int unwritten = fclose(encoder->reconstruction);
-    encoder->reconstruction = NULL;
-    if (unwritten) return fail(CANNOT_WRITE, options->reconstruction, "it cannot be written");
-  }
+  if (!reconstruction_close(&encoder->reconstruction))
+    return fail(CANNOT_WRITE, options->reconstruction, "it cannot be written");
   return 0;
-}
-
-static double psnr(const Encoder *encoder, int plane) {
-  const double peak = (double)((1 << encoder->input.format.bit_depth) - 1);
-  const double error = encoder->squared_error[plane], samples = encoder->samples[plane];
-  return samples > 0 && error > 0 ? fmin(10 * log10(samples * peak * peak / error), 100) : 100;
 }
 
 static void report(const Encoder *encoder, double wall) {
   const unsigned long long frames = encoder->input.frames, bytes = encoder->bytes, nodes = encoder->nodes;
   const unsigned long long restricted = encoder->restricted, met = encoder->nodes_met;
-  const double y = psnr(encoder, 0), u = psnr(encoder, 1), v = psnr(encoder, 2);
+  double psnr[3];
+  for (int plane = 0; plane < 3; plane++)
+    psnr[plane] = reconstruction_psnr(&encoder->reconstruction, plane, encoder->input.format.bit_depth);
   if (encoder->options.as_json) {
     printf("{\"frames\": %llu, \"bytes\": %llu, \"encode_cpu_s\": %.6f, \"predict_cpu_s\": %.6f, \"wall_s\": %.6f, "
            "\"psnr_y\": %.6f, \"psnr_u\": %.6f, \"psnr_v\": %.6f, \"nodes\": %llu, \"restricted\": %llu, "
            "\"met\": %llu}\n",
-           frames, bytes, encoder->encode_seconds, encoder->predict_seconds, wall, y, u, v, nodes, restricted, met);
+           frames, bytes, encoder->encode_seconds, encoder->predict_seconds, wall, psnr[0], psnr[1], psnr[2], nodes, restricted, met);
     return;
   }
   printf("%llu frames, %llu bytes, %.2f s of CPU encoding, %.2f s predicting, %.2f s of wall time\n", frames, bytes,
          encoder->encode_seconds, encoder->predict_seconds, wall);
-  printf("PSNR Y %.3f U %.3f V %.3f dB\n", y, u, v);
+  printf("PSNR Y %.3f U %.3f V %.3f dB\n", psnr[0], psnr[1], psnr[2]);
   if (encoder->rows)
     printf("%llu of %llu nodes restricted, of which the search came to %llu\n", restricted, nodes, met);
 }
@@ -312,7 +274,7 @@ int main(int argc, char **argv) {
   const int status = encode(&encoder);
   if (!status) report(&encoder, wall_seconds() - start);
   stream_output_discard(&encoder.output);
-  if (encoder.reconstruction) fclose(encoder.reconstruction);
+  reconstruction_close(&encoder.reconstruction);
   av1part_map_close(encoder.map);
   predictor_finish(&encoder.predictor, 0, &encoder.predict_seconds);
   frame_model_close(&encoder.own);

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from bundle import Bundle, open_bundle
 from infer.blocks import read_qindex
+from infer.map_writer import MapWriter, map_file
 from infer.parity import ParityReport, compare, require
-from infer.partition_map import MapFormat, MapWriter, map_file
+from infer.partition_map import MapFormat
 from infer.session import Session, SessionInfo, SessionOptions, open_session
 from infer.source import BlockSource
 from infer.stream import Progress, Summary, predict_stream

@@ -117,12 +117,12 @@ def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program,
     study.main(words)
     with (tmp_path / "out" / "study.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * 7
-    variants = {"normal", "keep-0.98", "keep-0.95", "repaired", "oracle", "none", "random"}
+    assert len(rows) == 4 * 8
+    variants = {"normal", "keep-0.98", "keep-0.95", "repaired", "unsplit", "oracle", "none", "random"}
     assert {r["variant"] for r in rows} == variants
     for r in rows:
         assert r["variant"] not in ("oracle", "repaired") or float(r["kept"]) == 1
-        assert (float(r["predict_cpu_s"]) > 0) == r["variant"].startswith(("keep", "repaired"))
+        assert (float(r["predict_cpu_s"]) > 0) == r["variant"].startswith(("keep", "repaired", "unsplit"))
         assert r["variant"] != "none" or float(r["mean_set"]) == float(r["single"]) == 1
     capsys.readouterr()
     study.main(words)

@@ -1,26 +1,21 @@
 """av1part-enc: aomenc's own streams without a map, valid ones with any, and nodes that keep to their masks."""
 
 import subprocess
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.frames import FrameFormat
-from encoder.libaom import libaom_dir
 from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks, violations
-from encoder.program import encode_file, stream_labels
+from encoder.program import encode_file
 from errors import InputError, MissingComponentError, OutputError, UsageError
 from infer.partition_map import UNDECIDED, MapFormat, write_partition_map
 from partition import COVERED, Partition
-from tests.encodes import PROGRAMS, build_encoder, needs_libaom, pan, write_y4m
+from tests.encoder.restricted import BASIC, PICTURE, SIZE, Encodes, ringing
+from tests.encodes import PROGRAMS, needs_libaom, pan, write_y4m
 from tests.helpers import REPO
 
 pytestmark = needs_libaom
-SIZE = FrameFormat(136, 104, 8, "420")  # nodes straddle the right and the lower edge
-PICTURE = "skimage_gravel"  # busy: most places have a 16x16 node
-BASIC = 0xF  # what libaom is left with from preset 5 on
 
 
 @pytest.fixture(scope="session")
@@ -32,43 +27,6 @@ def program(encoder_program):
 def clip(tmp_path_factory):
     """Two frames, 8 bit."""
     return write_y4m(tmp_path_factory.mktemp("clip") / "clip.y4m", SIZE, pan(SIZE, 2, PICTURE))
-
-
-@dataclass
-class Encodes:
-    """Encodes of a clip into one folder."""
-
-    program: Path
-    folder: Path
-    source: Path
-    format: FrameFormat = SIZE
-
-    def __call__(self, name, *options, masks=None, cq=32):
-        """Encode; `masks` of the whole nodes make a map. Returns what was reported; the stream is `name`."""
-        if masks is not None:
-            form = MapFormat(self.format.width, self.format.height, 4 * cq)
-            path = (self.folder / name).with_suffix(".apm")
-            write_partition_map(path, map_of_whole_nodes(form, masks))
-            options = *options, "--partition-map", path
-        recon = ("--recon", (self.folder / name).with_suffix(".yuv"))
-        words = "--cq-level", cq, *recon, *options
-        return encode_file(self.source, self.folder / name, words, self.program)
-
-    def labels(self, name):
-        return stream_labels(self.folder / name, self.format)
-
-    def decodes(self, name):
-        """Whether decoders give what the encoder reconstructed."""
-        stream = self.folder / name
-        expected = stream.with_suffix(".yuv").read_bytes()
-        decoded = self.folder / "decoded.yuv"
-        subprocess.run([PROGRAMS / "aomdec", stream, "--rawvideo", "-o", decoded], check=True, capture_output=True)
-        equal = decoded.read_bytes() == expected
-        try:
-            subprocess.run(["dav1d", "-q", "-i", stream, "-o", decoded], check=True, capture_output=True)
-        except FileNotFoundError:  # Debian's package dav1d
-            return equal
-        return equal and decoded.read_bytes() == expected
 
 
 @pytest.fixture
@@ -120,16 +78,6 @@ def test_an_undecided_map_changes_nothing(program, tmp_path, speed):
     mapped = encodes("b.ivf", "--cpu-used", speed, masks=np.full((1, 4, 4), UNDECIDED))
     assert (tmp_path / "a.ivf").read_bytes() == (tmp_path / "b.ivf").read_bytes()
     assert (mapped.nodes, mapped.restricted, mapped.met) == (25, 0, 0)
-
-
-def ringing(luma):
-    """Nodes in which libaom's all-intra rule replaces NONE by SPLIT: flat 4x4 blocks beside busy ones."""
-    rows, cols = luma.shape[0] // 16, luma.shape[1] // 16
-    fours = luma[: 16 * rows, : 16 * cols].astype(np.int64).reshape(rows, 4, 4, cols, 4, 4).transpose(0, 3, 1, 4, 2, 5)
-    fours = fours.reshape(rows, cols, 16, 16)
-    variance = np.log1p(((fours**2).sum(3) - fours.sum(3) ** 2 // 16) / 16)
-    low, high = variance.min(2), variance.max(2)
-    return (low < 0.272) & (high - low > 3.0)
 
 
 @pytest.mark.parametrize("speed", [1, 4, 5, 6])
@@ -300,84 +248,3 @@ def test_unwritable_output(program, clip, tmp_path):
 def test_missing_program(clip, tmp_path):
     with pytest.raises(MissingComponentError, match="is not there"):
         encode_file(clip, tmp_path / "a.ivf", (), tmp_path / "nothing")
-
-
-# --- slow ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_1000_fuzzed_maps(tmp_path):
-    """Under the address and undefined-behaviour sanitisers: a clean error or a stream that decodes, never a crash."""
-    program = build_encoder(tmp_path, "EXTRA=-g -fsanitize=address,undefined -fno-sanitize-recover=all")
-    size = FrameFormat(72, 56, 8, "420")
-    source = write_y4m(tmp_path / "clip.y4m", size, pan(size, 2, PICTURE))
-    encodes = Encodes(program, tmp_path, source, size)
-    rng, path, streams = np.random.default_rng(0), tmp_path / "fuzzed.apm", 0
-    for i in range(1000):
-        write_partition_map(path, map_of_whole_nodes(MapFormat(72, 56, 128), random_masks((2, 3, 4), i)))
-        data = bytearray(path.read_bytes())
-        if i % 4 == 0:
-            for bit in rng.integers(8 * len(data), size=rng.integers(1, 5)):
-                data[bit // 8] ^= 1 << bit % 8
-        elif i % 4 == 1:
-            data = data[: rng.integers(len(data))]
-        elif i % 4 == 2:
-            data[12:16] = int(rng.integers(16, 200)).to_bytes(4, "little")
-        else:  # sound masks of every kind
-            data[32:] = write_masks(rng, 2, 4, 5, 3, 4)
-        path.write_bytes(data)
-        try:
-            encodes("a.ivf", "--cpu-used", int(rng.integers(3, 7)), "--partition-map", path)
-        except InputError:
-            continue
-        streams += 1
-        assert encodes.decodes("a.ivf")
-    assert 250 <= streams < 700
-
-
-@pytest.mark.slow
-def test_debians_own_libaom(tmp_path, clip):
-    """The stock archive of libaom-dev, where `make encoder-debian` has fetched the headers that fit it."""
-    found = sorted(libaom_dir().parent.glob("libaom-debian-*/include/config/aom_config.h"))
-    if not found:
-        pytest.skip("make encoder-debian was not run here")
-    archive, include = subprocess.check_output([REPO / "encoder" / "debian_headers.sh"], text=True).split()
-    program = build_encoder(tmp_path, f"ARCHIVE={archive}", f"INCLUDE={include}", "HOOK_FLAGS=")
-    encodes = Encodes(program, tmp_path, clip)
-    for speed in range(7):
-        encodes("a.ivf", "--cpu-used", speed)
-        labels = encodes.labels("a.ivf")
-        encodes("b.ivf", "--cpu-used", speed, masks=np.full(labels.shape, UNDECIDED))
-        assert (tmp_path / "a.ivf").read_bytes() == (tmp_path / "b.ivf").read_bytes()
-        for masks in (oracle_masks(labels), random_masks(labels.shape, 0)):
-            encodes("c.ivf", "--cpu-used", speed, masks=masks)
-            assert encodes.decodes("c.ivf")
-            # Its redo of a superblock forgets the masks, so a few may be off.
-            assert violations(encodes.labels("c.ivf"), masks & BASIC if speed >= 5 else masks).mean() < 0.05
-
-
-def write_masks(rng, frames, rows, cols, whole_rows, whole_cols):
-    masks = np.full((frames, rows, cols), UNDECIDED, "<u2")
-    masks[:, :whole_rows, :whole_cols] = rng.integers(0, 512, (frames, whole_rows, whole_cols)) * 2 + 1
-    return masks.tobytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("frame_format", [FrameFormat(408, 264, 8, "420"), FrameFormat(200, 120, 10, "420")])
-@pytest.mark.parametrize("speed", range(7))
-@pytest.mark.parametrize("cq", [20, 55])
-def test_oracles_undecided_and_random_maps_at_every_preset(program, tmp_path, frame_format, speed, cq):
-    source = write_y4m(tmp_path / "clip.y4m", frame_format, pan(frame_format, 1, "skimage_coffee"))
-    encodes = Encodes(program, tmp_path, source, frame_format)
-    encodes("a.ivf", "--cpu-used", speed, cq=cq)
-    labels = encodes.labels("a.ivf")
-    encodes("b.ivf", "--cpu-used", speed, cq=cq, masks=np.full(labels.shape, UNDECIDED))
-    assert (tmp_path / "a.ivf").read_bytes() == (tmp_path / "b.ivf").read_bytes()
-    for masks in (oracle_masks(labels), random_masks(labels.shape, 0), np.ones_like(labels, np.uint16)):
-        encodes("c.ivf", "--cpu-used", speed, cq=cq, masks=masks)
-        found = encodes.labels("c.ivf")
-        wrong = violations(found, masks & BASIC if speed >= 5 else masks)
-        rule = ringing(pan(frame_format, 1, "skimage_coffee")[0].luma >> (frame_format.bit_depth - 8))
-        assert not (wrong & (found != Partition.SPLIT)).any()
-        assert frame_format.bit_depth > 8 or not (wrong & ~rule).any()
-        assert encodes.decodes("c.ivf")

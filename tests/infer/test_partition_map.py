@@ -9,7 +9,8 @@ import pytest
 
 from data.frames import FrameFormat
 from errors import InputError
-from infer.partition_map import UNDECIDED, MapFormat, MapWriter, candidate_masks, map_file, read_partition_map
+from infer.map_writer import MapWriter, map_file
+from infer.partition_map import UNDECIDED, MapFormat, candidate_masks, read_partition_map
 from infer.session import Prediction
 from partition import Partition
 from tests.encodes import pan, write_y4m

@@ -57,7 +57,8 @@ def test_a_run_says_what_drifted_and_what_did_not(finished):
     start, *arms = finished
     assert start.arm is None and start.finished()["identity"]["recipe"]["nodes"] == 128
     drifting, frozen = (task.finished()["result"] for task in arms)
-    assert drifting["stage1_before"] == frozen["stage1_before"], "the arms of a seed share its stage 1"
+    last = start.finished()["history"][-1]["val_macro_f1"]
+    assert drifting["stage1_before"] == frozen["stage1_before"] == last, "the arms of a seed share its stage 1"
     assert len(frozen["drift"]) == frozen["epochs_run"] == len(frozen["history"]) == 2
     assert all(entry["bn_mean"] == entry["feature_l2"] == 0.0 for entry in frozen["drift"])
     assert frozen["stage1_after"] == frozen["stage1_before"], "frozen means frozen"
