@@ -1,6 +1,7 @@
 """What partition maps gain in a real encoder: speed-up and BD-rate against libaom's own presets.
 
-    python -m benchmarks.encoder bundles/default              (under an hour on 2 quiet cores; goes on where it stopped)
+    python cli.py export --fold-bn --c av1part
+    python -m benchmarks.encoder bundles/default --model av1part/model.fp32.av1part        (goes on where it stopped)
 
 Sequences: the val and test pictures of ../shared/sample as 4:2:0 at every preset, the val pictures of ../shared/dataset
 as monochrome at two, and any Y4M given with --clip; nothing that was trained on. Each is encoded at every qindex and
@@ -51,6 +52,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clip", type=Path, action="append", default=[], help="a Y4M more; may be given again")
     parser.add_argument("--no-pictures", action="store_true", help="only the clips")
     parser.add_argument("--pictures", type=int, help="of each folder, at most")
+    parser.add_argument("--model", type=Path, help="the bundle's blob by export --c: its time is that of prediction")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--no-vmaf", action="store_true")
     parser.add_argument("--output", type=Path, help="stem of the results")
@@ -96,8 +98,9 @@ def _as_y4m(picture: Path, folder: Path, packed_420: bool) -> Path:
 def units(options: argparse.Namespace, found: list[Sequence]) -> list[Unit]:
     """Everything to encode, longest first, so that no process is left with a long one at the end."""
     vmaf = not options.no_vmaf and find_spec("vmaf_torch") is not None
+    model = options.model and options.model.resolve()
     every = [
-        Unit(sequence, qindex, preset, options.keep, options.bundle.resolve(), vmaf)
+        Unit(sequence, qindex, preset, options.keep, options.bundle.resolve(), model, vmaf)
         for preset in options.cpu_used
         for sequence in found
         for qindex in options.qindex
@@ -133,6 +136,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "bundle_sha256": sha256_of(options.bundle / MANIFEST_FILE),
         "keep": {share: open_bundle(options.bundle).manifest.threshold(share) for share in options.keep},
+        "prediction": f"C library, {sha256_of(options.model)}" if options.model else "onnxruntime, one thread",
         "hardware": cpu_name(),
     }
 

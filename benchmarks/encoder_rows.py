@@ -37,6 +37,7 @@ from partition import NODE_SIZE, Partition
 TAKEN_APART = "0.98"
 _SHORT_SECONDS = 1.0
 _REPEATS = 3
+_FAST = 6
 
 Row = dict[str, Any]
 
@@ -63,6 +64,7 @@ class Unit:
     Attributes:
         keep: shares of true types, of the bundle's thresholds.
         bundle: folder.
+        model: the bundle's blob of the C library, whose time is taken as that of prediction; None takes onnxruntime's.
         vmaf: compute it.
     """
 
@@ -71,6 +73,7 @@ class Unit:
     cpu_used: int
     keep: tuple[str, ...]
     bundle: Path
+    model: Path | None
     vmaf: bool
 
     @property
@@ -107,7 +110,7 @@ def run_unit(unit: Unit) -> list[Row]:
 
 
 def _predicted(unit: Unit, form: FrameFormat, luma: NDArray[np.integer]) -> tuple[dict[str, NDArray[np.uint16]], float]:
-    """Masks of the whole nodes by share, and the CPU seconds that a warm session needs for them."""
+    """Masks of the whole nodes by share, and the CPU seconds that predicting them takes, on one thread and warm."""
     bundle, session = _session(unit.bundle, form.bit_depth)
     rows, cols = form.height // NODE_SIZE, form.width // NODE_SIZE
     seconds, probability = [], np.empty(0, np.float32)
@@ -122,7 +125,15 @@ def _predicted(unit: Unit, form: FrameFormat, luma: NDArray[np.integer]) -> tupl
     grid = MapFormat(form.width, form.height, unit.qindex).grid
     whole = probability.reshape(len(luma), *grid, -1)[:, :rows, :cols]
     masks = {share: candidate_masks(whole, bundle.manifest.threshold(share)) for share in unit.keep}
-    return masks, min(seconds)
+    return masks, min(seconds) if unit.model is None else _seconds_in_c(unit, unit.model)
+
+
+def _seconds_in_c(unit: Unit, model: Path) -> float:
+    """CPU seconds that av1part-enc itself needs to predict the sequence with a blob."""
+    words = ["--model", model, "--threshold", 0, "--cq-level", cq_of_qindex(unit.qindex), "--cpu-used", _FAST]
+    with tempfile.TemporaryDirectory() as folder:
+        stream, options = Path(folder) / "a.ivf", [str(word) for word in words]
+        return min(encode_file(unit.sequence.path, stream, options).predict_cpu_s for _ in range(_REPEATS))
 
 
 def _described(masks: NDArray[np.uint16], true: NDArray[np.uint16]) -> Row:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+import signal
 import sys
 
 import numpy as np
 import pytest
 
 from tests import helpers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_works():
+    """A shell's background jobs ignore Ctrl-C, and so would the programs that tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

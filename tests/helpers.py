@@ -224,7 +224,7 @@ def randomise_batch_norm(model, seed: int) -> None:
 
 
 def enliven(model, seed: int, strength: float = 100.0) -> None:
-    """Films drawn at random, and adapters stronger by that factor: a fresh model has next to none of either."""
+    """Films and temperatures drawn at random, and adapters stronger by that factor: a fresh model has next to none."""
     import torch
 
     generator = torch.Generator().manual_seed(seed + 1)
@@ -236,6 +236,8 @@ def enliven(model, seed: int, strength: float = 100.0) -> None:
                 parameter.mul_(strength)  # they start at 0.01 of Kaiming
             elif name.endswith("alpha"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        if model.sharpness is not None:
+            model.sharpness.uniform_(0.8, 1.25, generator=generator)
 
 
 def scale_heads(model, blocks, qindex, std: float) -> None:

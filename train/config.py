@@ -41,7 +41,7 @@ class TrainConfig:
         trunk_lr, lr: AdamW's rates for the trunk and for everything else.
         weight_decay: AdamW's.
         average: decay per step of an exponential moving average of weights and BatchNorm statistics, which is then
-            what is judged and kept; 0 keeps the weights themselves. Meant for runs of many times 1 / (1 - decay) steps.
+            what is judged and kept (train/average.py); 0 keeps the weights themselves.
         autocast: "bf16" computes forward and backward in bfloat16 where PyTorch deems it safe; "none" in float32.
         distillation: how much a teacher's probabilities count, the labels the rest; 0-1, 0 without a teacher.
         calibration_pictures: train pictures set aside, by the hash of their names, to choose epochs on and to fit

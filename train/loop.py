@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from errors import InputError, UsageError
-from partition import COVERED, HEADS, Partition
+from train.average import average_of
 from train.batches import Batch, DeviceBlocks, augment, epoch_indices
 from train.config import Progress, TrainConfig
+from train.counts import HeadCounts
 from train.distill import Teacher
 from train.distributed import World
 from train.metrics import head_metrics, macro_f1
 from train.model import PartitionModel
-from train.stages import STAGE_HEADS, StageNet, stage_targets
+from train.stages import STAGE_HEADS, StageNet, auxiliary_log_loss, stage_targets
 
 EVALUATION_BATCH = {"cpu": 2048, "cuda": 16384}
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
@@ -103,9 +103,7 @@ class StageLoop:
         order = torch.channels_last if world.device.type == "cuda" else torch.contiguous_format
         self.net = StageNet(model, stage, config, label).to(world.device).to(memory_format=order)  # type: ignore[call-overload]
         self._parallel = world.wrap(self.net)
-        self._average = None
-        if config.average:
-            self._average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+        self._average = average_of(self.net, config.average) if config.average else None
         self.optimizer = torch.optim.AdamW(
             self.net.parameter_groups(config), weight_decay=config.weight_decay, fused=world.device.type == "cuda"
         )
@@ -154,7 +152,7 @@ class StageLoop:
         batches = [self.world.share(b) for b in self._batches(generator)]
         # On the device at once and not batch by batch, and counted there: a step never waits for the CPU.
         shares = torch.cat(batches).to(self.world.device).split([len(b) for b in batches])
-        counts = _HeadCounts(self.net, STAGE_HEADS[self.stage], self.world.device)
+        counts = HeadCounts(self.net, STAGE_HEADS[self.stage], self.world.device)
         losses = []
         for i, share in enumerate(shares):
             loss, logits, batch = self._step(share, generator)
@@ -202,28 +200,15 @@ class StageLoop:
         logits = predict_logits(self.judged, self.judge_data)
         heads = head_metrics(logits, self.judge_data.label.cpu().numpy())
         mine = {head: heads[head] for head in STAGE_HEADS[self.stage]}
-        flat = {} if self.net.auxiliary is None else {"auxiliary_log_loss": self._auxiliary_log_loss()}
-        return (
-            train_metrics
-            | flat
-            | {
-                "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
-                "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
-                "heads": mine,
-                "lr": self.optimizer.param_groups[0]["lr"],
-            }
-        )
-
-    @torch.no_grad()
-    def _auxiliary_log_loss(self) -> float:
-        """Ten-class log loss of the auxiliary head, in nats: what stages 2 and 3 have to come up to."""
-        net = self._judged_net
-        total = 0.0
-        for batch in self.judge_data.in_order(EVALUATION_BATCH[self.judge_data.device.type]):
-            plain = torch.where(batch.label == COVERED, int(Partition.NONE), batch.label)
-            logits = net.auxiliary_logits(batch, self.judge_data.bit_depth)
-            total += float(torch.nn.functional.cross_entropy(logits, plain, reduction="sum"))
-        return total / len(self.judge_data)
+        entry = train_metrics | {
+            "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
+            "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
+            "heads": mine,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        if self.net.auxiliary is not None:
+            entry["auxiliary_log_loss"] = auxiliary_log_loss(self._judged_net, self.judge_data)
+        return entry
 
     def _record(self, entry: dict[str, Any]) -> None:
         state, key, sign = self.state, *(("val_loss", -1) if self.config.select == "loss" else ("val_macro_f1", 1))
@@ -267,23 +252,3 @@ class StageLoop:
         self.state = StageState(**saved["state"])
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
-
-
-class _HeadCounts:
-    """Confusion matrices of a stage's heads, counted on the device."""
-
-    def __init__(self, net: StageNet, heads: tuple[str, ...], device: torch.device) -> None:
-        self._net = net
-        # One place more, for the pairs that a head has no say in.
-        self._counts = {h: torch.zeros(len(HEADS[h]) ** 2 + 1, dtype=torch.int64, device=device) for h in heads}
-
-    def add(self, logits: dict[str, Tensor], label: Tensor) -> None:
-        """logits by head, float [N, classes]; label int64 [N], 0-9 or COVERED."""
-        for head, counts in self._counts.items():
-            target, classes = self._net.get_buffer(f"target_{head}")[label], len(HEADS[head])
-            place = torch.where(target >= 0, target * classes + logits[head].detach().argmax(1), classes * classes)
-            counts.scatter_add_(0, place, torch.ones_like(place))
-
-    def matrices(self) -> dict[str, NDArray[np.int64]]:
-        """By head, int64 [classes, classes], rows the true class."""
-        return {h: c[:-1].reshape(len(HEADS[h]), -1).cpu().numpy() for h, c in self._counts.items()}

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from partition import HEADS, Partition, head_targets
-from train.batches import Batch
+from partition import COVERED, HEADS, Partition, head_targets
+from train.batches import Batch, DeviceBlocks
 from train.config import TrainConfig
 from train.distill import class_members, head_shares, soft_cross_entropy
 from train.freeze import freeze
@@ -148,7 +149,7 @@ class StageNet(nn.Module):
         return loss.sum() / has_say.sum().clamp_min(1)
 
     def _ten_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._auxiliary_loss(logits, torch.where(label == 255, int(Partition.NONE), label)).mean()
+        return self._auxiliary_loss(logits, torch.where(label == COVERED, int(Partition.NONE), label)).mean()
 
     def _features(self, batch: Batch, bit_depth: int) -> Tensor:
         model = self.model
@@ -158,6 +159,22 @@ class StageNet(nn.Module):
             body, embedding = model.body(batch.blocks, batch.qindex, bit_depth)
         with torch.set_grad_enabled(self.stage == 2 and torch.is_grad_enabled()):
             return model.adapted_features(body, embedding)
+
+
+@torch.no_grad()
+def auxiliary_log_loss(net: StageNet, data: DeviceBlocks, batch_size: int = 2048) -> float:
+    """Ten-class log loss of the auxiliary head, in nats: what stages 2 and 3 have to come up to.
+
+    Args:
+        net: of stage 1, in eval mode.
+        data: covered counts as NONE.
+        batch_size: pairs at once.
+    """
+    total = 0.0
+    for batch in data.in_order(batch_size):
+        plain = torch.where(batch.label == COVERED, int(Partition.NONE), batch.label)
+        total += float(F.cross_entropy(net.auxiliary_logits(batch, data.bit_depth), plain, reduction="sum"))
+    return total / len(data)
 
 
 def plain_copy(model: PartitionModel) -> PartitionModel:

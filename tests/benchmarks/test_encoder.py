@@ -11,7 +11,9 @@ pytest.importorskip("bjontegaard")
 
 import benchmarks.encoder as study
 import benchmarks.encoder_rows as rows_of
+import export.c.write
 from benchmarks.encoder_analysis import Curve, analyse, bd_rate, curves_of, interval, ladder_gap
+from bundle import open_bundle
 from data.frames import FrameFormat
 from tests.encodes import needs_libaom, pan, write_y4m
 from tests.helpers import copy_of, rewrite
@@ -103,7 +105,8 @@ def test_result_table_and_figure(rows, tmp_path):
 
 
 @needs_libaom
-def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program, capsys):
+@pytest.mark.parametrize("in_c", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program, capsys, in_c):
     bundle = copy_of(bundle_dir, tmp_path / "bundle")
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["metrics"]["keep"] = {"0.98": 0.03, "0.95": 0.1}
@@ -114,6 +117,9 @@ def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program,
     clip = write_y4m(tmp_path / "clip.y4m", size, pan(size, 2, "skimage_gravel"))
     words = [bundle, "--no-pictures", "--clip", clip, "--cpu-used", 6, "--no-vmaf", "--keep", "0.98,0.95"]
     words = [str(word) for word in (*words, "--output", tmp_path / "out" / "study")]
+    if in_c:
+        monkeypatch.setattr(export.c.write, "CHECKED", 64)
+        words += ["--model", str(export.c.write.write_c(open_bundle(bundle), tmp_path / "c", ("fp32",), print)[0])]
     study.main(words)
     with (tmp_path / "out" / "study.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

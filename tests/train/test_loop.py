@@ -10,6 +10,7 @@ import torch
 from data.dataset import load_split, open_dataset
 from errors import InputError, MissingComponentError, ToolkitError, UsageError
 from partition import HEADS, head_targets
+from train.average import average_of
 from train.batches import DeviceBlocks
 from train.config import TrainConfig
 from train.distributed import World, pick_device, world
@@ -161,13 +162,15 @@ def test_predict_logits_is_in_order_and_leaves_eval_mode(data, trained_like):
 
 def test_the_average_is_what_is_judged_and_kept(data):
     """Beside a loop that updates its average by hand, in the order of the formula."""
-    loop = make_loop(data, 1, epochs=2, average=0.9, lr=1e-2)
-    own = {}
+    loop = make_loop(data, 1, epochs=3, average=0.5, lr=1e-2)
+    own, steps = {}, itertools.count()
 
     def stepped(*_):
+        n = next(steps)
+        decay = min(0.5, (1 + n) / (10 + n))
         for name, value in loop.net.state_dict().items():
             if value.is_floating_point():
-                own[name] = value.clone() if name not in own else 0.9 * own[name] + 0.1 * value
+                own[name] = value.clone() if n == 0 else decay * own[name] + (1 - decay) * value
 
     loop.optimizer.register_step_post_hook(stepped)
     for _ in loop.epochs(silent):
@@ -180,6 +183,18 @@ def test_the_average_is_what_is_judged_and_kept(data):
     assert not torch.allclose(judged["trunk.merge1.conv.weight"], moved, atol=1e-5)
     loop.restore_best()
     assert torch.equal(loop.net.model.state_dict()["trunk.stem.conv.weight"], loop.state.best["trunk.stem.conv.weight"])
+
+
+def test_an_average_forgets_where_it_started():
+    """One weight that stays at 1 after a start at 0, over the steps of a short stage."""
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(module.weight)
+    average = average_of(module, 0.999)
+    average.update_parameters(module)
+    torch.nn.init.ones_(module.weight)
+    for _ in range(1500):
+        average.update_parameters(module)
+    assert float(average.module.weight.detach()) > 0.999
 
 
 def test_what_is_frozen_stays_to_the_bit_in_the_average(data):
@@ -211,13 +226,13 @@ def test_an_epoch_of_stage_1_goes_through_the_data_as_often_as_told(data):
 
 
 def test_training_metrics_are_those_of_a_slow_count(data):
-    from train.loop import _HeadCounts
+    from train.counts import HeadCounts
     from train.metrics import as_none, confusion
 
     loop = make_loop(data, 3, epochs=1)
     label = data[0].label[:200]
     logits = {h: torch.randn(200, n) for h, n in (("rect", 2), ("ab", 4), ("four", 2))}
-    counts = _HeadCounts(loop.net, ("rect", "ab", "four"), CPU)
+    counts = HeadCounts(loop.net, ("rect", "ab", "four"), CPU)
     for part in (slice(0, 50), slice(50, 200)):
         counts.add({h: z[part] for h, z in logits.items()}, label[part])
     for head, matrix in counts.matrices().items():

@@ -34,6 +34,7 @@ def test_program_computes_what_the_model_computes(programs, real_blocks):
     "config",
     [
         {"trunk": "resnet18"},
+        {"temperature": "qindex"},
         pytest.param({"qindex_input": "none"}, marks=pytest.mark.slow),
         pytest.param({"trunk": "resnet18", "adapters": "none"}, marks=pytest.mark.slow),
     ],
