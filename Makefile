@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom encoder encoder-debian c-api demo test test-all bench-gpu experiments models models-accurate check clean
+.PHONY: help venv libaom encoder encoder-debian c-api c-api-torch demo test test-all bench-gpu experiments models models-accurate check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ encoder-debian: ## the same with Debian's own libaom.a (package libaom-dev): bui
 
 c-api: ## build/c: the C library, static and shared, its pkg-config file and its example
 	$(MAKE) -s -C export/c/source BUILD=$(CURDIR)/build/c
+
+c-api-torch: venv ## build/c/libav1part-torch.so: the same interface over a package of `export --package cuda` or cpu
+	$(MAKE) -s -C export/c/source BUILD=$(CURDIR)/build/c torch \
+	  TORCH=$$($(PY) -c "import pathlib, torch; print(pathlib.Path(torch.__file__).parent)")
 
 demo: venv ## train on the embedded sample, export, predict, draw (about 7 minutes on 2 cores)
 	$(PY) cli.py train

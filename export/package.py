@@ -8,6 +8,7 @@ A package is for one PyTorch version and one kind of processor; it takes 8-bit b
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,7 +41,13 @@ def check_package_device(device: str, precisions: tuple[str, ...]) -> None:
 
 
 def build_package(
-    root: Path, compiled: nn.Module, precision: str, steps: tuple[str, ...], device: str, command: str
+    root: Path,
+    compiled: nn.Module,
+    precision: str,
+    steps: tuple[str, ...],
+    device: str,
+    command: str,
+    keep: Mapping[str, float] | None = None,
 ) -> dict[str, BundleFile]:
     """Build the package of one precision for this machine; a minute on a CPU.
 
@@ -51,6 +58,7 @@ def build_package(
         steps: compile steps that made it.
         device: "cpu" or "cuda".
         command: the command line that builds it again.
+        keep: the manifest's thresholds, which a package carries along for the C interface (av1part_torch.cpp).
 
     Returns:
         The file and its manifest entry.
@@ -68,7 +76,11 @@ def build_package(
             program = torch.export.export(
                 PredictorGraph(compiled.to(device)).eval(), (blocks, qindex), dynamic_shapes=({0: count}, {0: count})
             )
-            made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / "model.pt2"))
+            made = torch._inductor.aoti_compile_and_package(
+                program,
+                package_path=str(Path(folder) / "model.pt2"),
+                inductor_configs={"aot_inductor.metadata": {f"keep {k}": repr(v) for k, v in (keep or {}).items()}},
+            )
             write_atomically(root / name, Path(made).read_bytes())
     except Exception as error:  # whatever the compiler, or the compiler behind it, raises
         raise MissingComponentError(

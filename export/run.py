@@ -134,7 +134,8 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
         if task.package != "none":
             announce(f"AOTInductor compiles {precision} for this machine's {task.package}: about a minute")
             steps = files[f"model.{precision}.onnx"].steps
-            files |= build_package(root, compiled, precision, steps, task.package, task.command())
+            keep = run.info.get("evaluation", {}).get("keep", {})
+            files |= build_package(root, compiled, precision, steps, task.package, task.command(), keep)
     if tools is not None:
         files |= build_engines(root, files, tools, previous, task.command(), progress, announce)
     manifest = Manifest(

@@ -23,7 +23,10 @@ from train.config import Announce
 from train.model import PartitionModel
 
 SOURCE_DIR = Path(__file__).parent / "source"
-SOURCES = ("av1part.h", "av1part.c", "av1part_kernel.h", "av1part_plane.h", "example.c", "Makefile", "README.md")
+SOURCES = (
+    *("av1part.h", "av1part.c", "av1part_kernel.h", "av1part_plane.h", "av1part_torch.cpp"),
+    *("example.c", "Makefile", "README.md"),
+)
 PRECISIONS = ("fp32", "int8")
 CHECKED = 4096
 """Labelled pairs of the embedded sample that a program must agree on before its blob is written."""

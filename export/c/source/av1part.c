@@ -479,7 +479,7 @@ static int predict(const av1part_model *model, const struct source *from, const 
             return AV1PART_E_SAMPLE;
         model->kernel->run(model, arena, groups, qindex);
         for (size_t i = 0; i < count; i++)
-            answer(to, from, done + i, arena + (i / lanes * model->slots + model->logits) * lanes + i % lanes, lanes);
+            answer_block(to, from, done + i, arena + (i / lanes * model->slots + model->logits) * lanes + i % lanes, lanes);
     }
     return 0;
 }

@@ -35,10 +35,10 @@ enum {
     AV1PART_E_INVALID = -1, /* an argument is out of range or a pointer that is needed is null */
     AV1PART_E_IO = -2,      /* the file cannot be read */
     AV1PART_E_CORRUPT = -3, /* no blob, or its contents are not those that were written */
-    AV1PART_E_FOREIGN = -4, /* a blob of another version, or a machine that is not little-endian */
+    AV1PART_E_FOREIGN = -4, /* a blob of another version, or for another machine: blobs are little-endian */
     AV1PART_E_MEMORY = -5,  /* no memory left, or too little scratch */
     AV1PART_E_SAMPLE = -6,  /* a sample is above the bit depth */
-    AV1PART_E_MISSING = -7  /* the blob has no such threshold, or this machine not these instructions */
+    AV1PART_E_MISSING = -7  /* no such threshold in the model, or not these instructions or this bit depth here */
 };
 
 typedef struct av1part_model av1part_model;
@@ -65,10 +65,10 @@ AV1PART_API int av1part_open_memory(av1part_model **model, const void *blob, siz
 /* Free a model; null is allowed. No call may still be using it. */
 AV1PART_API void av1part_close(av1part_model *model);
 
-/* Bytes of scratch memory that one call needs at a time, whatever the size of a plane; about 1 MB. */
+/* Bytes of scratch memory that one call needs at a time, whatever the size of a plane; some MB. */
 AV1PART_API size_t av1part_scratch_size(const av1part_model *model);
 
-/* The instructions in use: "avx512vnni", "avx512", "avx2" or "base". */
+/* The instructions in use: "avx512vnni", "avx512", "avx2" or "base"; "cuda" or "aotinductor" by av1part_torch.cpp. */
 AV1PART_API const char *av1part_instructions(const av1part_model *model);
 
 /* Use less than this machine has, by the names above; for tests. Not while a call is using the model. */

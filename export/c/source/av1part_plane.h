@@ -139,7 +139,7 @@ static void chain(const float logit[AV1PART_LOGITS], float probability[AV1PART_P
     probability[9] = stage1[1] * macro[3] * inner[7];
 }
 
-static void answer(const struct answer *to, const struct source *from, size_t block, const float *lane, size_t lanes)
+static void answer_block(const struct answer *to, const struct source *from, size_t block, const float *lane, size_t lanes)
 {
     float logit[AV1PART_LOGITS], probability[AV1PART_PARTITIONS];
     for (size_t i = 0; i < AV1PART_LOGITS; i++)
@@ -174,13 +174,13 @@ static const char *message_of(int code)
     case AV1PART_E_CORRUPT:
         return "no blob of av1part, or not as it was written";
     case AV1PART_E_FOREIGN:
-        return "a blob of another version, or a machine that is not little-endian";
+        return "a model of another version or for another machine";
     case AV1PART_E_MEMORY:
         return "no memory left, or too little scratch";
     case AV1PART_E_SAMPLE:
         return "a sample is above the bit depth";
     case AV1PART_E_MISSING:
-        return "no such threshold in the blob, or no such instructions on this machine";
+        return "no such threshold in the model, or not these instructions or this bit depth here";
     default:
         return "no return code of av1part";
     }

@@ -320,7 +320,7 @@ def test_bad_arguments(library, blobs):
             model.predict_plane(luma, qindex, threshold, depth)
     with pytest.raises(ToolkitError, match="out of range"):
         model.predict_plane(luma, 9, 0.1, 10)  # 10 bit in one byte
-    with pytest.raises(MissingComponentError, match="no such instructions"):
+    with pytest.raises(MissingComponentError, match="not these instructions"):
         CModel(library, blobs("compact", "int8"), "mmx")
 
 

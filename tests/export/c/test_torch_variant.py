@@ -1,0 +1,55 @@
+"""The same C interface over an AOTInductor package, on the CPU: what the C library says, and its own refusals."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from errors import ArtefactError, InputError, MissingComponentError
+from export.c.write import SOURCE_DIR
+from export.compile import CompileOptions, compile_model
+from export.package import build_package
+from infer.c_library import CModel, open_library
+from tests.export.c.conftest import KEEP
+from tests.export.c.test_library import sample_plane
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_same_answers_and_refusals(programs, blobs, library, tmp_path, real_blocks):
+    model = programs("compact")[0]
+    compiled, _ = compile_model(model, CompileOptions())
+    (name,) = build_package(tmp_path, compiled, "fp32", (), "cpu", "", KEEP)
+    folder = Path(torch.__file__).parent
+    words = ("make", "-s", "-C", SOURCE_DIR, f"BUILD={tmp_path}", f"TORCH={folder}", "CFLAGS=-O1 -Werror", "torch")
+    subprocess.run(words, check=True)
+    other = open_library(tmp_path / "libav1part-torch.so")
+    package, plain = CModel(other, tmp_path / name), CModel(library, blobs("compact", "fp32"))
+    assert (package.instructions, package.precision) == ("aotinductor", "fp32")
+    assert {share: package.threshold(share) for share in KEEP} == pytest.approx(KEEP)
+    with pytest.raises(MissingComponentError):
+        package.threshold("0.5")
+
+    blocks, qindex = real_blocks[0][:700], real_blocks[1][:700]
+    assert np.abs(package.predict_blocks(blocks, qindex)[0] - plain.predict_blocks(blocks, qindex)[0]).max() < 1e-3
+    for luma in (sample_plane(90, 83), sample_plane(50, 64)[::-1], sample_plane(40, 40).astype(np.uint16)):
+        (made, masks), (expected, _) = package.predict_plane(luma, 128, 0.05), plain.predict_plane(luma, 128, 0.05)
+        assert np.abs(made - expected).max() < 1e-4
+        whole = np.s_[: luma.shape[0] // 16, : luma.shape[1] // 16]
+        sets = (made >= np.float32(0.05)) @ (1 << np.arange(10)) | 1
+        assert np.array_equal(masks[whole], sets[whole])
+
+    with pytest.raises(MissingComponentError, match="this bit depth"):
+        package.predict_plane(sample_plane(32, 32).astype(np.uint16), 128, 0.1, 10)
+    with pytest.raises(InputError, match="above the bit depth"):
+        package.predict_plane(sample_plane(32, 32).astype(np.uint16) + 200, 128)
+    (tmp_path / "blob").write_bytes(blobs("compact", "fp32"))
+    for source in (tmp_path / "blob", blobs("compact", "fp32")):
+        with pytest.raises(ArtefactError):
+            CModel(other, source)
+    with pytest.raises(InputError, match="cannot be read"):
+        CModel(other, tmp_path / "nothing")
