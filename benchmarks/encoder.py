@@ -117,6 +117,11 @@ def read_rows(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
+def _key(row: Row) -> tuple[str, str, int, int]:
+    """The Unit.key of a row."""
+    return row["group"], row["sequence"], int(row["qindex"]), int(row["cpu_used"])
+
+
 def encode_all(todo: list[Unit], path: Path, jobs: int) -> None:
     """Run the units and append their rows, unit by unit."""
     is_new = not path.exists()
@@ -196,11 +201,13 @@ def main(words: list[str] | None = None) -> None:
     write_atomically(note_path, (json.dumps(common, indent=1) + "\n").encode())
     with tempfile.TemporaryDirectory() as folder:
         every = units(options, list(sequences(options, Path(folder))))
-        have = {(r["group"], r["sequence"], int(r["qindex"]), int(r["cpu_used"])) for r in read_rows(rows_path)}
+        have = {_key(row) for row in read_rows(rows_path)}
         todo = [unit for unit in every if unit.key not in have]
         print(f"{len(todo)} of {len(every)} units are to be encoded")
         encode_all(todo, rows_path, options.jobs)
-    result = summarise(read_rows(rows_path), common)
+    # The file may hold more than was asked for this time.
+    asked = {unit.key for unit in every}
+    result = summarise([row for row in read_rows(rows_path) if _key(row) in asked], common)
     write_atomically(stem.with_suffix(".json"), (json.dumps(result, indent=1) + "\n").encode())
     draw({group: entries["psnr_y"] for group, entries in result["groups"].items()}, stem.with_suffix(".png"))
     print(table(result))

@@ -131,6 +131,8 @@ def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program,
         assert (float(r["predict_cpu_s"]) > 0) == r["variant"].startswith(("keep", "repaired", "unsplit"))
         assert r["variant"] != "none" or float(r["mean_set"]) == float(r["single"]) == 1
     capsys.readouterr()
+    with (tmp_path / "out" / "study.csv").open("a", newline="") as file:  # of a run that was stopped at another preset
+        csv.DictWriter(file, study.COLUMNS).writerow(rows[0] | {"cpu_used": 3})
     study.main(words)
     assert "0 of 4 units" in capsys.readouterr().out
     with pytest.raises(study.UsageError, match="another bundle"):
