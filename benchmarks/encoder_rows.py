@@ -35,7 +35,7 @@ from infer.session import Session, SessionOptions, open_session
 from partition import NODE_SIZE, Partition
 
 TAKEN_APART = "0.98"
-_SHORT_SECONDS = 1.0
+_SHORT_SECONDS = 0.5
 _REPEATS = 3
 _FAST = 6
 
