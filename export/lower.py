@@ -263,6 +263,10 @@ class _Lowering:
         """Mean over the positions of a map: row [N, C]."""
         if math.prod(_map(source)[1:]) == 1:
             return self.row(source)
+        if self.options.rows:
+            sums = F.one_hot(self._channels(source)).double()
+            mean = self._constant(("mean", source), sums / math.prod(_map(source)[1:]))
+            return self.graph.call_function(torch.matmul, (self.row(source), mean))
         spread, axis = self._by_channel(source)
         return self.graph.call_method("mean", (spread, axis))
 

@@ -348,18 +348,20 @@ def test_bad_pointers_and_scratch(library, blobs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["runs/default", "runs/resnet18"])
+@pytest.mark.parametrize("source", ["models/compact", "runs/default", "runs/resnet18"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_every_pair_of_the_sample(library, tmp_path, run, precision):
-    """Trained runs alone: random weights do not keep int8's row."""
+def test_every_pair_of_the_sample(library, source, precision):
+    """Trained models alone: random weights do not keep int8's row."""
+    from bundle import open_bundle
     from export.c.quantise import quantise_program, row_ranges
     from export.c.write import _calibration
     from export.certificate import reference_set
+    from infer.torch_session import open_weights
 
-    root = helpers.REPO / run
+    root = helpers.REPO / source
     if not root.is_dir():
-        pytest.skip(f"{run} is not there: cli.py train makes it")
-    trained = open_run(root).model
+        pytest.skip(f"{source} is not there: cli.py train makes it")
+    trained = open_run(root).model if source.startswith("runs") else open_weights(open_bundle(root))[0].eval()
     program = build_model_program(trained)
     if precision == "int8":
         program = quantise_program(program, row_ranges(program, _calibration()))
@@ -367,7 +369,7 @@ def test_every_pair_of_the_sample(library, tmp_path, run, precision):
     pairs = reference_set(trained)
     logits, _ = model.predict_blocks(pairs.blocks[pairs.block], pairs.qindex)
     report = compare(pairs.logits, logits, pairs.qindex, pairs.block, pairs.label)
-    print(f"{run} {precision} {model.instructions}: {report.summary()}")
+    print(f"{source} {precision} {model.instructions}: {report.summary()}")
     # In float32 as near as the compiled model itself, ten times nearer than files have to be.
     row = "compiled" if precision == "fp32" else "int8"
     assert report.count > 90_000 and not judge(report, row), report.summary()
