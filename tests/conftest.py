@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
-import sys
 
 import numpy as np
 import pytest
+
+# Here and in the programs that tests start. Batches are too small for more, threads that wait for each other on a busy
+# machine cost tenfold, and with another number of threads sums have other last bits.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from tests import helpers
 
@@ -16,13 +20,6 @@ from tests import helpers
 def _ctrl_c_works():
     """A shell's background jobs ignore Ctrl-C, and so would the programs that tests start and interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Batches here are too small for more, and threads that wait for each other on a busy machine cost tenfold."""
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -906,16 +906,8 @@ def test_a_reader_that_goes_away(place):
 def interrupt(
     words: list[str], ready: Callable[[subprocess.Popen], object], how: signal.Signals = signal.SIGINT
 ) -> Ended:
-    """Start a command, wait for `ready`, and press Ctrl-C, or send another signal. It computes with one thread, as this
-    process does: with another number sums have other last bits."""
-    process = subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    """Start a command, wait for `ready`, and press Ctrl-C, or send another signal."""
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         ready(process)
         process.send_signal(how)
