@@ -69,10 +69,9 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
             stages = ", ".join(map(str, config.stages))
             if start is not None:
                 announce(f"starts from {start.root}: trunk {start.model.config.trunk}, weights {start.sha256[:12]}")
-            side = config.model.side
             announce(
-                f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, blocks {side}x{side},"
-                f" stages {stages}"
+                f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages};"
+                f" blocks {config.model.side}x{config.model.side}"
             )
         run = _Run(task, config, here, dataset_sha256, start, pairs, teacher)
         return run.train(progress, announce)

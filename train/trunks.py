@@ -28,8 +28,9 @@ class Trunk(nn.Module):
 
     def __init__(self, embedding: int = 0, luma: int = 1) -> None:
         """`embedding` is the width of the qindex embedding, 0 without; `luma` the channels that `body` is given."""
-        del embedding, luma
+        del embedding
         super().__init__()
+        self.luma = luma
 
     def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """From scaled luma float32 [N, 1 or 2, 16, 16], 0-1, to the first adapter's [N, adapter_channels[0], h, w]."""
@@ -46,11 +47,10 @@ class Trunk(nn.Module):
     def _film(self, i: int, x: Tensor, embedding: Tensor | None) -> Tensor:
         return x if embedding is None else self.films[i](x, embedding)
 
-
-def minus_mean(x: Tensor) -> Tensor:
-    """Every channel of luma float32 [N, 1 or 2, 16, 16] minus the mean of the first one, which is the block itself."""
-    # One channel is taken as it is: a slice of all of it would be an operation of the exported graph.
-    return x - (x if x.shape[1] == 1 else x[:, :1]).mean((2, 3), keepdim=True)
+    def _minus_mean(self, x: Tensor) -> Tensor:
+        """Every channel of the luma minus the mean of the first one, which is the block itself."""
+        # A single channel is taken as it is: a slice of all of it would be an operation of the exported graph.
+        return x - (x if self.luma == 1 else x[:, :1]).mean((2, 3), keepdim=True)
 
 
 class ResNet18Trunk(Trunk):
@@ -64,7 +64,7 @@ class ResNet18Trunk(Trunk):
     head_dropout = (0.3, 0.4)
 
     def __init__(self, embedding: int, luma: int = 1) -> None:
-        super().__init__()
+        super().__init__(embedding, luma)
         self.stem = ConvBN(luma, 64, 7, 2, 3)
         widths = (64, 64, 128, 256, 512)
         for i, (a, b) in enumerate(itertools.pairwise(widths), 1):
@@ -107,7 +107,7 @@ class CompactTrunk(Trunk):
     head_dropout = (0.1, 0.1)
 
     def __init__(self, embedding: int, luma: int = 1) -> None:
-        super().__init__()
+        super().__init__(embedding, luma)
         a, b, c = 64, 160, 320
         self.stem = ConvBN(luma, a, 8, 4, 2)
         self.stage1 = nn.Sequential(BasicBlock(a, a))
@@ -119,7 +119,7 @@ class CompactTrunk(Trunk):
 
     def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """As Trunk.body: [N, 160, 2, 2]."""
-        x = self.stem(minus_mean(x))
+        x = self.stem(self._minus_mean(x))
         x = self.stage1(F.relu(self._film(0, x, embedding)))
         return self.stage2(F.relu(self._film(1, self.merge1(x), embedding)))
 
@@ -144,7 +144,7 @@ class AccurateTrunk(Trunk):
     """Channels, blocks and kernel at 8x8, 4x4, 2x2 and 1x1."""
 
     def __init__(self, embedding: int, luma: int = 1) -> None:
-        super().__init__()
+        super().__init__(embedding, luma)
         widths = [width for width, _, _ in self.maps]
         self.merges = nn.ModuleList([ConvBN(luma, widths[0], 4, 2, 1)])
         self.merges.extend(ConvBN(a, b, 2, 2) for a, b in itertools.pairwise(widths))
@@ -156,7 +156,7 @@ class AccurateTrunk(Trunk):
 
     def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """As Trunk.body: [N, 176, 2, 2]."""
-        x = minus_mean(x)
+        x = self._minus_mean(x)
         for i in range(3):
             x = self._stage(i, x, embedding)
         return x
