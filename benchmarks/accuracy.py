@@ -30,7 +30,7 @@ from infer.machine import machine
 from partition import Partition, chain_rule
 from train.calibrate import calibration_pictures
 from train.candidates import fit_keep
-from train.checkpoint import MODEL_FILE
+from train.checkpoint import MODEL_FILE, checkpoint_model
 from train.decision import fit_decision
 from train.metrics import as_none
 
@@ -51,8 +51,8 @@ class Splits:
     val: BlockSet
 
 
-def open_splits(dataset_dir: Path) -> tuple[Splits, str]:
-    """The splits of a dataset, and its hash.
+def open_splits(dataset_dir: Path, border: int = 0) -> tuple[Splits, str]:
+    """The splits of a dataset, blocks with that border, and its hash.
 
     Raises:
         InputError: whatever is wrong with the dataset.
@@ -61,8 +61,8 @@ def open_splits(dataset_dir: Path) -> tuple[Splits, str]:
     pictures = dataset.of_split("train")
     aside = set(calibration_pictures([p.name for p in pictures], CALIBRATION_PICTURES))
     parts = (tuple(p for p in pictures if (p.name in aside) == chosen) for chosen in (False, True))
-    train, calib = (load_pictures(dataset, part, "split 'train'") for part in parts)
-    return Splits(train, calib, load_split(dataset, "val")), dataset.sha256()
+    train, calib = (load_pictures(dataset, part, "split 'train'", border) for part in parts)
+    return Splits(train, calib, load_split(dataset, "val", border)), dataset.sha256()
 
 
 def always_none(splits: Splits) -> tuple[Probabilities, Probabilities]:
@@ -196,19 +196,23 @@ def _cell(figure: dict[str, float], scale: float, digits: int, sign: str = "") -
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS / f"accuracy_{datetime.now(UTC):%Y%m}.json")
 def main(dataset_dir: Path, runs: tuple[str, ...], peers: bool, device: str, output: Path) -> None:
     """Judge peers and runs on the val split, and write a row for each."""
-    splits, sha256 = open_splits(dataset_dir)
+    (splits, sha256), held = open_splits(dataset_dir), 0
     about = {"dataset_sha256": sha256, "calib": list(splits.calib.pictures), "val": list(splits.val.pictures)}
     rows: dict[str, Any] = {}
     if output.exists():
         before = json.loads(output.read_text())
         rows = before["rows"] if before["dataset_sha256"] == sha256 else {}
-    named, weights = dict(PEERS) if peers else {}, {}
+    named, weights, borders = dict(PEERS) if peers else {}, {}, {}
     for text in runs:
         name, _, path = text.partition("=")
         named[name] = run_folder(Path(path or name), device)
         weights[name] = sha256_of(Path(path or name) / MODEL_FILE)
-    for name, says in named.items():
-        rows[name] = judge(says, splits) | {"weights_sha256": weights.get(name, "")}
+        borders[name] = checkpoint_model(Path(path or name)).border
+    # Pairs of one border at a time: those of a large dataset fill gigabytes.
+    for name in sorted(named, key=lambda name: borders.get(name, 0)):
+        if (border := borders.get(name, 0)) != held:
+            splits, held = open_splits(dataset_dir, border)[0], border
+        rows[name] = judge(named[name], splits) | {"weights_sha256": weights.get(name, "")}
         result = about | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rows": rows}
         write_atomically(output, (json.dumps(result) + "\n").encode())
         click.echo(f"{name}: {rows[name]['seconds']} s")

@@ -113,6 +113,22 @@ def run_dir(tmp_path_factory, real_blocks):
 
 
 @pytest.fixture(scope="session")
+def wide_run_dir(tmp_path_factory, wide_blocks):
+    """As run_dir, of a model that sees a border."""
+    import torch
+
+    from train.checkpoint import save_run
+    from train.model import ModelConfig, PartitionModel
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("wide_run")
+    blocks, qindex = (torch.from_numpy(a[:512]) for a in wide_blocks[:2])
+    model = helpers.make_calibrated(PartitionModel(ModelConfig(border=8)), 0, blocks, qindex)
+    save_run(root, model, {"evaluation": {"all": {"macro_f1": 0.25}, "keep": {"0.98": 0.02}}})
+    return root
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory, run_dir):
     """That run exported by the command line, folded, with a reference of 512 pairs: the bundle, and how it ended."""
     from click.testing import CliRunner

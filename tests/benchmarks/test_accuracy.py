@@ -94,21 +94,26 @@ def test_pictures_set_aside_are_not_learnt_from_and_shares_are_shares(sample):
 
 
 @pytest.mark.usefixtures("few_pictures")
-def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, tiny_dataset, tmp_path, monkeypatch):
+def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, wide_run_dir, tiny_dataset, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     dataset = open_dataset(tiny_dataset)
-    train, val = (load_split(dataset, split) for split in ("train", "val"))
-    monkeypatch.setattr(accuracy, "open_splits", lambda _: (accuracy.Splits(train, train, val), "hash"))
+
+    def splits(_, border=0):
+        train, val = (load_split(dataset, split, border) for split in ("train", "val"))
+        return accuracy.Splits(train, train, val), "hash"
+
+    monkeypatch.setattr(accuracy, "open_splits", splits)
     words = ["--dataset-dir", str(tiny_dataset), "--output", str(tmp_path / "accuracy.json")]
     ended = CliRunner().invoke(accuracy.main, [*words, "--peers"], catch_exceptions=False)
     assert ended.exit_code == 0
-    ended = CliRunner().invoke(accuracy.main, [*words, "--run", f"ours={run_dir}", "--device", "cpu"])
+    runs = ["--run", f"ours={run_dir}", "--run", f"wide={wide_run_dir}"]
+    ended = CliRunner().invoke(accuracy.main, [*words, *runs, "--device", "cpu"], catch_exceptions=False)
     assert ended.exit_code == 0
     result = json.loads((tmp_path / "accuracy.json").read_text())
-    assert list(result["rows"]) == [*accuracy.PEERS, "ours"]
+    assert list(result["rows"]) == [*accuracy.PEERS, "ours", "wide"]
     assert result["dataset_sha256"] == "hash"
     assert result["rows"]["ours"]["weights_sha256"] == sha256_of(run_dir / "model.safetensors")
     lines = table(result).splitlines()
     assert lines[2].startswith("| always NONE |  | ") and len({line.count("|") for line in lines}) == 1
-    assert len(difference_table(result, "ours").splitlines()) == 2 + len(accuracy.PEERS)
+    assert len(difference_table(result, "ours").splitlines()) == 3 + len(accuracy.PEERS)
     assert all(len(result["rows"]["ours"]["figures"][name]["draws"]) == 1000 for name in PAIRED)
