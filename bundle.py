@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from errors import FULL_DISK, ArtefactError, InputError, MissingComponentError, OutputError, UsageError
-from partition import PARTITION_NAMES
+from partition import NODE_SIZE, PARTITION_NAMES
 
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
@@ -99,6 +99,11 @@ class Manifest:
         """Samples around each 16x16 block that the model sees, 0 or 8; bundles from before there was a border: 0."""
         return int(self.model.get("border", 0))
 
+    @property
+    def side(self) -> int:
+        """Of the blocks that the model reads, in samples: 16, or 32 with a border."""
+        return NODE_SIZE + 2 * self.border
+
     def threshold(self, share: str) -> float:
         """The threshold of candidate sets that keeps that share of true types, 0-1 (docs/DESIGN.md, Candidate sets).
 
@@ -145,6 +150,8 @@ class Manifest:
             _check_types(entry)
         if manifest.classes != PARTITION_NAMES:
             raise ValueError("its classes are not those of this version")
+        if manifest.model.get("border", 0) not in (0, 8):
+            raise ValueError("its model sees a border that is neither 0 nor 8")
         keep = manifest.metrics.get("keep", {})
         if not isinstance(keep, dict) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in keep.values()):
             raise ValueError("its thresholds of candidate sets are not numbers from 0 to 1")

@@ -299,6 +299,11 @@ def export(
     c_precisions = tuple(p for p in precision.split(",") if p in ("fp32", "int8"))
     if c_dir is not None and not (fold_bn and c_precisions):
         raise UsageError("--c needs a folded model in fp32 or int8", "add --fold-bn --precision fp32,int8")
+    if c_dir is not None:
+        from export.c.write import require_no_border
+        from train.checkpoint import checkpoint_model
+
+        require_no_border(checkpoint_model(run_dir))
     task = ExportTask(run_dir, output_dir, fold_bn, lower, tuple(precision.split(",")), engines, package, forms)
     manifest = export_run(task, _say, ProgressLine())
     if c_dir is not None:
@@ -378,9 +383,9 @@ def predict(
 ) -> None:
     """Predict the partition of every 16x16 block.
 
-    BLOCKS.npy holds raw samples [N, 16, 16] or [N, 1, 16, 16], uint8 or uint16; FRAMES is a Y4M, raw YUV, picture or
-    video, whose blocks are cut here. An --output that ends in .apm is a partition map for encoders; `-` writes one to
-    stdout, frame by frame, and all messages to stderr.
+    BLOCKS.npy holds raw samples [N, 16, 16] or [N, 1, 16, 16], uint8 or uint16, or 32 in place of 16 for a bundle that
+    sees a border; FRAMES is a Y4M, raw YUV, picture or video, whose blocks are cut here. An --output that ends in .apm
+    is a partition map for encoders; `-` writes one to stdout, frame by frame, and all messages to stderr.
     """
     from infer.predict import PredictTask, predict_source
     from infer.source import BlockSource
@@ -450,13 +455,14 @@ def dataset() -> None:
 @dataset.command("blocks")
 @click.argument("dataset_dir", type=folder, default=Path("data/sample"))
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@click.option("--border", type=click.Choice(["0", "8"]), default="0", help="Samples around each block too.")
 @click.option("--output", type=folder, default=Path("blocks.npy"), help="qindex goes to <stem>.qindex.npy beside it.")
 @json_option
-def dataset_blocks(dataset_dir: Path, split: str, output: Path, as_json: bool) -> None:
+def dataset_blocks(dataset_dir: Path, split: str, border: str, output: Path, as_json: bool) -> None:
     """Write the blocks and qindex of a split as the .npy files that predict reads."""
     from data.dataset import load_split, open_dataset, write_blocks
 
-    pairs = load_split(open_dataset(dataset_dir), split)
+    pairs = load_split(open_dataset(dataset_dir), split, int(border))
     qindex = write_blocks(pairs, output)
     _say(f"read {dataset_dir}, split {split}: {len(pairs.pictures)} pictures")
     _say(f"wrote {output} and {qindex}: {len(pairs):,} pairs of block and qindex")

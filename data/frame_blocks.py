@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ class FrameBlocks:
         self.format = self._frames.format
         self.bit_depth = self.format.bit_depth
         self.grid = node_grid(self.format.width, self.format.height)
+        self._border = 0
 
     @property
     def count(self) -> int | None:
@@ -36,8 +38,14 @@ class FrameBlocks:
         frames = self._frames.frame_count
         return None if frames is None else frames * self.grid[0] * self.grid[1]
 
+    def with_border(self, border: int) -> FrameBlocks:
+        """As BlockSource.with_border: the border comes from the frame, replicated beyond its edges."""
+        wider = copy.copy(self)
+        wider._border = border
+        return wider
+
     def chunks(self, size: int, reuse: int = 0) -> Iterator[NDArray[np.integer]]:
-        """Blocks of whole frames, at least one frame and otherwise at most `size` blocks: [n, 16, 16], all new.
+        """Blocks of whole frames, at least one frame and otherwise at most `size` blocks: [n, S, S], all new.
 
         Raises:
             InputError: when a frame cannot be read.
@@ -45,7 +53,7 @@ class FrameBlocks:
         together = max(1, size // (self.grid[0] * self.grid[1]))
         with self._frames as frames:
             stream = iter(frames)
-            while some := [cut_blocks(f.luma) for f in islice(stream, together)]:
+            while some := [cut_blocks(f.luma, self._border) for f in islice(stream, together)]:
                 yield np.concatenate(some)
 
     def reader(self) -> None:

@@ -13,14 +13,14 @@ from train.config import Announce
 from train.model import PartitionModel
 
 
-def sample_pairs() -> BlockSet:
-    """All labelled pairs of the embedded sample, its splits one after another.
+def sample_pairs(border: int = 0) -> BlockSet:
+    """All labelled pairs of the embedded sample, its splits one after another, blocks with that border.
 
     Raises:
         InputError: if the sample is damaged.
     """
     dataset = open_dataset(SAMPLE_DIR)
-    parts = [load_split(dataset, split) for split in ("train", "val", "test")]
+    parts = [load_split(dataset, split, border) for split in ("train", "val", "test")]
     starts = np.cumsum([0] + [len(p.blocks) for p in parts])
     pictures = np.cumsum([0] + [len(p.pictures) for p in parts])
     return BlockSet(
@@ -43,7 +43,7 @@ def reference_set(model: PartitionModel, count: int | None = None, seed: int = 0
             None takes every labelled pair at its own qindex.
         seed: of the draw.
     """
-    pairs = sample_pairs()
+    pairs = sample_pairs(model.config.border)
     blocks, block, qindex, label = pairs.blocks, pairs.block, pairs.qindex, pairs.label
     if count is not None:
         rng = np.random.default_rng(seed)

@@ -5,6 +5,7 @@ fold ─► tabulate ─► merge heads ─► prune ─► lower ─► distrib
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,9 +20,9 @@ from export.lower import LowerOptions, lower_model
 from export.offsets import carry_offsets
 from export.prune import prune_model
 from export.tabulate import tabulate_model
-from train.model import PartitionModel
+from partition import NODE_SIZE
+from train.model import PartitionModel, luma_channels
 
-BLOCK_SIZE = 16
 EXAMPLE_BATCH = 3
 
 Observe = Callable[[str, nn.Module, tuple[Tensor, ...]], None]
@@ -58,14 +59,16 @@ class CompileOptions:
 class CompiledModel(nn.Module):
     """A lowered model with its input scaling in front; the same forward as PartitionModel's.
 
-    blocks ─► units of 8-bit samples ─► rows [N, 256] ─► core ─► logits float [N, 14]
+    blocks ─► units of 8-bit samples ─► rows [N, 256 or 512] ─► core ─► logits float [N, 14]
+
+    A row holds the block, and with a border behind it the whole area at half resolution (train.model.luma_channels).
     """
 
     scale_to_8_bit: Tensor
 
-    def __init__(self, core: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, core: nn.Module, dtype: torch.dtype, luma: int = 1) -> None:
         super().__init__()
-        self.core, self.dtype = core.to(dtype), dtype
+        self.core, self.dtype, self.luma = core.to(dtype), dtype, luma
         # By bit depth; in float32 whatever the core computes in, since 12-bit samples do not fit float16.
         scale = [255.0 / ((1 << depth) - 1) if depth else 1.0 for depth in range(13)]
         self.register_buffer("scale_to_8_bit", torch.tensor(scale), persistent=False)
@@ -79,8 +82,10 @@ class CompiledModel(nn.Module):
             samples = blocks.float() * self.scale_to_8_bit[bit_depth]
         else:
             samples = blocks
-        rows = samples.to(self.dtype).reshape(-1, BLOCK_SIZE * BLOCK_SIZE)
-        return self.core(rows, qindex)
+        samples = samples.to(self.dtype)
+        # Exact in float16 too: means of four 8-bit samples are quarters below 256.
+        rows = samples if self.luma == 1 else luma_channels(samples)
+        return self.core(rows.reshape(-1, self.luma * NODE_SIZE**2), qindex)
 
 
 def compile_model(
@@ -99,9 +104,11 @@ def compile_model(
     Raises:
         ValueError: if the model is in train mode.
     """
-    qindex = torch.zeros(1, dtype=torch.int32)
-    raw = torch.zeros(1, BLOCK_SIZE, BLOCK_SIZE, dtype=torch.uint8), qindex
-    luma, row = (torch.zeros(1, 1, BLOCK_SIZE, BLOCK_SIZE), qindex), (torch.zeros(1, BLOCK_SIZE * BLOCK_SIZE), qindex)
+    qindex, side = torch.zeros(1, dtype=torch.int32), model.config.side
+    raw = torch.zeros(1, side, side, dtype=torch.uint8), qindex
+    channels = model.trunk.luma
+    shape = channels, NODE_SIZE, NODE_SIZE
+    luma, row = (torch.zeros(1, *shape), qindex), (torch.zeros(1, math.prod(shape)), qindex)
     steps: list[str] = []
 
     def done(step: str, made: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -117,7 +124,7 @@ def compile_model(
     done("tabulate", tabulated, raw)
     merged = HeadsMergedModel(tabulated).eval()
     done("merge-heads", merged, luma)
-    example = (torch.zeros(EXAMPLE_BATCH, 1, BLOCK_SIZE, BLOCK_SIZE), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
+    example = (torch.zeros(EXAMPLE_BATCH, *shape), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
     pruned = prune_model(merged, example)
     done("prune", pruned, luma)
     half = options.precision == "fp16"
@@ -131,7 +138,7 @@ def compile_model(
     if cuda:
         carry_offsets(lowered, dtype)
         done("offsets", lowered, row)
-    compiled = CompiledModel(lowered, dtype).eval()
+    compiled = CompiledModel(lowered, dtype, channels).eval()
     if half:
         done("fp16", compiled, raw)
     return compiled, tuple(steps[1:])

@@ -119,6 +119,7 @@ def fold_model(model: PartitionModel) -> PartitionModel:
 
 @torch.no_grad()
 def adapter_map_sizes(model: PartitionModel) -> list[int]:
-    """Side of the square map at each adapter for a 16x16 block."""
-    body, embedding = model.body(torch.zeros(1, 16, 16, dtype=torch.uint8), torch.zeros(1, dtype=torch.int32))
+    """Side of the square map at each adapter for one block."""
+    side = model.config.side
+    body, embedding = model.body(torch.zeros(1, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int32))
     return [body.shape[-1], model.trunk.tail(body, embedding).shape[-1]]

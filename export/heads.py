@@ -43,7 +43,7 @@ class HeadsMergedModel(nn.Module):
         """Logits float32 [N, 14].
 
         Args:
-            luma: float32 [N, 1, 16, 16] in units of 8-bit samples, 0-255.
+            luma: float32 [N, 1 or 2, 16, 16] in units of 8-bit samples, 0-255, as train.model.luma_channels has it.
             qindex: integer [N], 0-255.
         """
         embedding = None if self.model.embedding is None else self.model.embedding(qindex)

@@ -186,6 +186,11 @@ class _Lowering:
         """The matrix that takes a row to its mean: a product accumulates in float32 where a float16 sum would not."""
         return self._constant(("mean", size), torch.full((size, 1), 1.0 / size))
 
+    def _averaging_first(self, node: fx.Node) -> Tensor:
+        """As `_averaging`, of the first channel of a map's row alone, float64 [C H W, 1]."""
+        first = (self._channels(node) == 0).double()[:, None]
+        return first / first.sum()
+
     def _channels(self, node: fx.Node) -> Tensor:
         """The channel of each value in a map's row, int64 [C H W]."""
         return torch.from_numpy(row_index(_map(node), self.orders.of(node)) // math.prod(_map(node)[1:]))
@@ -194,22 +199,23 @@ class _Lowering:
         """The row to multiply, and the linear map between it and `source` that the matrix is to absorb."""
         factor, base = _scaled(source)
         centered = _centered(base)
-        if centered is None or _map(centered)[0] != 1:
+        if centered is None:
             return self.row(base), None if factor == 1.0 else factor * torch.eye(
                 math.prod(_map(base)), dtype=torch.float64
             )
         inner, base = _scaled(centered)
         size = math.prod(_map(base))
-        centering = torch.eye(size, dtype=torch.float64) - 1.0 / size
+        averaging = self._averaging_first(base)
+        centering = torch.eye(size, dtype=torch.float64) - averaging
         row = self.row(base)
         if self.options.rows:
-            minus = self._constant(("mean", size, "negated"), torch.full((size, 1), -1.0 / size))
+            minus = self._constant((base, "mean", "negated"), -averaging)
             centered_row = self.graph.call_function(
                 operator.add, (row, self.graph.call_function(torch.matmul, (row, minus)))
             )
             return centered_row, factor * inner * torch.eye(size, dtype=torch.float64)
         if self.options.dtype is torch.float16:
-            mean = self.graph.call_function(torch.matmul, (row, self._averaging(size)))
+            mean = self.graph.call_function(torch.matmul, (row, self._constant((base, "mean"), averaging)))
             row = self.graph.call_function(operator.sub, (row, mean))
         return row, factor * inner * centering
 
@@ -337,10 +343,19 @@ def _scaled(node: fx.Node) -> tuple[float, fx.Node]:
 
 
 def _centered(node: fx.Node) -> fx.Node | None:
-    """What the node is, minus its own mean over positions; None if it is no such difference."""
+    """What the node is, minus its first channel's mean over positions; None if it is no such difference."""
     if node.target is operator.sub and isinstance(node.args[0], fx.Node) and isinstance(node.args[1], fx.Node):
-        return node.args[0] if _spatial_mean(node.args[1]) is node.args[0] else None
+        averaged = _spatial_mean(node.args[1])
+        if averaged is not None and _first_channel(averaged) is node.args[0]:
+            return node.args[0]
     return None
+
+
+def _first_channel(node: fx.Node) -> fx.Node | None:
+    """What the node is the first channel of, be it the only one; None if it is no first channel."""
+    if node.target is operator.getitem and node.args[1] == (slice(None), slice(None, 1)):
+        return node.all_input_nodes[0]
+    return node if _map(node)[0] == 1 else None
 
 
 def _attribute(module: nn.Module, path: str) -> Tensor:

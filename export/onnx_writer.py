@@ -22,19 +22,21 @@ from torch import nn
 
 from bundle import write_atomically
 from export.graph import HighBitDepthGraph, PredictorGraph
+from partition import NODE_SIZE
 
 OPSET = 18
 OUTPUT_NAMES = ("logits", "probability", "partition")
 TRACE_BATCH = 4
 
 
-def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str]) -> onnx.ModelProto:
+def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], side: int = NODE_SIZE) -> onnx.ModelProto:
     """The ONNX graph of a model in eval mode.
 
     Args:
         model: gives logits [N, 14] from (blocks, qindex[, bit_depth]).
         input_form: "uint8", or "int32" with the scalar input bit_depth.
         metadata: metadata_props of the file.
+        side: of the blocks, in samples.
 
     Raises:
         onnx.checker.ValidationError, onnx.shape_inference.InferenceError: if the writer made an invalid graph.
@@ -44,10 +46,10 @@ def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str]) -> o
     qindex = torch.arange(TRACE_BATCH, dtype=torch.int32)
     if input_form == "uint8":
         graph: PredictorGraph = PredictorGraph(model)
-        arguments: tuple[torch.Tensor, ...] = (torch.zeros(TRACE_BATCH, 16, 16, dtype=torch.uint8), qindex)
+        arguments: tuple[torch.Tensor, ...] = (torch.zeros(TRACE_BATCH, side, side, dtype=torch.uint8), qindex)
     else:
         graph = HighBitDepthGraph(model)
-        blocks = torch.zeros(TRACE_BATCH, 16, 16, dtype=torch.int32)
+        blocks = torch.zeros(TRACE_BATCH, side, side, dtype=torch.int32)
         arguments = (blocks, qindex, torch.tensor(8, dtype=torch.int32))
         dynamic["bit_depth"] = {}
     with _quiet():

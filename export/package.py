@@ -19,6 +19,7 @@ from bundle import BundleFile, sha256_of, write_atomically
 from errors import MissingComponentError
 from export.graph import PredictorGraph
 from infer.package_record import PackageRecord, local_target, torch_release
+from partition import NODE_SIZE
 
 EXAMPLE_BATCH = 64
 MAX_BATCH = 1 << 20
@@ -48,6 +49,7 @@ def build_package(
     device: str,
     command: str,
     keep: Mapping[str, float] | None = None,
+    side: int = NODE_SIZE,
 ) -> dict[str, BundleFile]:
     """Build the package of one precision for this machine; a minute on a CPU.
 
@@ -59,6 +61,7 @@ def build_package(
         device: "cpu" or "cuda".
         command: the command line that builds it again.
         keep: the manifest's thresholds, which a package carries along for the C interface (av1part_torch.cpp).
+        side: of the blocks, in samples.
 
     Returns:
         The file and its manifest entry.
@@ -68,8 +71,9 @@ def build_package(
     """
     record = PackageRecord("aotinductor", torch_release(), device, local_target(device), command)
     name = f"model.{precision}.{record.target}.{record.runtime}-{record.version}.pt2"
-    blocks = torch.zeros(EXAMPLE_BATCH, 16, 16, dtype=torch.uint8, device=device)
+    blocks = torch.zeros(EXAMPLE_BATCH, side, side, dtype=torch.uint8, device=device)
     qindex = torch.zeros(EXAMPLE_BATCH, dtype=torch.int32, device=device)
+    about = {f"keep {k}": repr(v) for k, v in (keep or {}).items()} | {"side": str(side)}
     count = torch.export.Dim("count", min=1, max=MAX_BATCH)
     try:
         with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
@@ -79,7 +83,7 @@ def build_package(
             made = torch._inductor.aoti_compile_and_package(
                 program,
                 package_path=str(Path(folder) / "model.pt2"),
-                inductor_configs={"aot_inductor.metadata": {f"keep {k}": repr(v) for k, v in (keep or {}).items()}},
+                inductor_configs={"aot_inductor.metadata": about},
             )
             write_atomically(root / name, Path(made).read_bytes())
     except Exception as error:  # whatever the compiler, or the compiler behind it, raises

@@ -95,17 +95,18 @@ def _stays_a_product(node: NodeProto, readers: list[NodeProto]) -> bool:
     return node.op_type == "Gemm" or kinds != {"Add"}
 
 
-def sample_feeds(form: str, count: int = CALIBRATION_PAIRS) -> Iterator[dict[str, NDArray]]:
+def sample_feeds(form: str, count: int = CALIBRATION_PAIRS, border: int = 0) -> Iterator[dict[str, NDArray]]:
     """Pairs of the embedded sample's training split, drawn at random, as the graph's inputs in batches.
 
     Args:
         form: "uint8" or "int32", the input form; the samples are 8-bit in both.
         count: pairs.
+        border: samples around each block.
 
     Raises:
         InputError: if the sample is damaged.
     """
-    pairs = load_split(open_dataset(SAMPLE_DIR), "train")
+    pairs = load_split(open_dataset(SAMPLE_DIR), "train", border)
     drawn = np.random.default_rng(0).permutation(len(pairs))[:count]
     for start in range(0, len(drawn), _BATCH):
         rows = drawn[start : start + _BATCH]

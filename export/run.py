@@ -45,7 +45,7 @@ from infer.verify import REFERENCE_PAIRS
 from partition import HEADS, PARTITION_NAMES
 from train.checkpoint import Run, model_bytes, open_run
 from train.config import Announce, Progress
-from train.model import PartitionModel
+from train.model import ModelConfig, PartitionModel
 
 REFERENCE_BLOCKS = 4096
 WEIGHTS_FILE = "model.safetensors"
@@ -87,10 +87,13 @@ class ExportTask:
         return f"cli.py export {paths}{fold} --lower {self.lower} --precision {precision}{forms}{package}"
 
 
-def semantics() -> dict[str, object]:
+def semantics(config: ModelConfig) -> dict[str, object]:
     """What goes in and comes out, for the manifest and for each file's metadata."""
+    side = config.side
+    around = f" and the {config.border} samples around it" if config.border else ""
+    form = "uint8 (8 bit) or int32 with bit_depth (8, 10, 12)"
     return {
-        "blocks": "raw luma samples [N, 16, 16], a 16x16 node each, uint8 (8 bit) or int32 with bit_depth (8, 10, 12)",
+        "blocks": f"raw luma samples [N, {side}, {side}], a 16x16 node each{around}, {form}",
         "pixels": "source luma before encoding; frame edges replicate the last row and column",
         "qindex": "int32 [N], 0-255, the frame's base_q_idx",
         "logits": {head: list(classes) for head, classes in HEADS.items()},
@@ -134,15 +137,15 @@ def export_run(task: ExportTask, announce: Announce, progress: Progress = lambda
         if task.package != "none":
             announce(f"AOTInductor compiles {precision} for this machine's {task.package}: about a minute")
             steps = files[f"model.{precision}.onnx"].steps
-            keep = run.info.get("evaluation", {}).get("keep", {})
-            files |= build_package(root, compiled, precision, steps, task.package, task.command(), keep)
+            keep, side = run.info.get("evaluation", {}).get("keep", {}), run.model.config.side
+            files |= build_package(root, compiled, precision, steps, task.package, task.command(), keep, side)
     if tools is not None:
         files |= build_engines(root, files, tools, previous, task.command(), progress, announce)
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         run_sha256=run.sha256,
         model=asdict(run.model.config),
-        semantics=semantics(),
+        semantics=semantics(run.model.config),
         classes=PARTITION_NAMES,
         files=files,
         metrics=run.info.get("evaluation", {}),
@@ -226,7 +229,7 @@ def _write_onnx(
     _, *steps = costs
     for form in forms:
         metadata = {
-            "semantics": json.dumps(semantics()),
+            "semantics": json.dumps(semantics(run.model.config)),
             "classes": ",".join(PARTITION_NAMES),
             "model": json.dumps(asdict(run.model.config)),
             "run_sha256": run.sha256,
@@ -235,9 +238,9 @@ def _write_onnx(
             "compile_steps": ",".join(steps),
         }
         name = f"model.{precision}.onnx" if form == "uint8" else f"model.{precision}.int32.onnx"
-        proto = build_onnx(compiled, form, metadata)
+        proto = build_onnx(compiled, form, metadata, run.model.config.side)
         if precision == "int8":
-            ranges[form] = calibrate(proto, sample_feeds(form))
+            ranges[form] = calibrate(proto, sample_feeds(form, border=run.model.config.border))
             proto = quantise(proto, ranges[form])
         save_onnx(proto, root / name)
         digest, cost = sha256_of(root / name), {step: asdict(c) for step, c in costs.items()}

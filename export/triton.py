@@ -20,7 +20,7 @@ from pathlib import Path
 from bundle import Bundle, BundleFile, output_errors, write_atomically
 from errors import MissingComponentError
 from infer.engine_record import EngineRecord
-from partition import LOGITS, PARTITION_NAMES, Partition
+from partition import LOGITS, NODE_SIZE, PARTITION_NAMES, Partition
 
 LABELS_FILE = "partitions.txt"
 FRAME = 8160
@@ -71,7 +71,7 @@ def write_repository(
         if model in written:
             announce(f"Triton: {name} left out: {model} is there already, of another GPU or release")
             continue
-        _write_model(bundle, name, root / model, config(name, entry, batching))
+        _write_model(bundle, name, root / model, config(name, entry, batching, bundle.manifest.side))
         announce(f"wrote {root / model}: {name}")
         written.append(model)
     if not written:
@@ -110,13 +110,14 @@ def _write_model(bundle: Bundle, name: str, folder: Path, text: str) -> None:
     write_atomically(folder / "config.pbtxt", text.encode())
 
 
-def config(name: str, entry: BundleFile, batching: Batching) -> str:
+def config(name: str, entry: BundleFile, batching: Batching, side: int = NODE_SIZE) -> str:
     """The config.pbtxt of a file.
 
     Args:
         name: of the file.
         entry: the manifest's, of kind "onnx" or "engine" and input "uint8".
         batching: how to join requests.
+        side: of the blocks, in samples.
     """
     largest = batching.largest
     platform = "onnxruntime_onnx"
@@ -127,7 +128,7 @@ def config(name: str, entry: BundleFile, batching: Batching) -> str:
         f'name: "{model_name(name, entry)}"',
         f'platform: "{platform}"',
         f"max_batch_size: {largest}",
-        _tensor("input", "blocks", "TYPE_UINT8", "16, 16"),
+        _tensor("input", "blocks", "TYPE_UINT8", f"{side}, {side}"),
         # One number for each block, so nothing is left of its shape without the batch.
         _tensor("input", "qindex", "TYPE_INT32", "1", "reshape { shape: [ ] }"),
         _tensor("output", "logits", "TYPE_FP32", str(LOGITS)),

@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import InputError
+from partition import NODE_SIZE
 
+SIDES = (NODE_SIZE, NODE_SIZE + 16)
 _QINDEX_CHUNK = 1 << 20
 _READERS = 4  # one core copies some 6 GB/s out of the page cache, a GPU takes as much
 
@@ -77,6 +79,7 @@ class BlockFile:
         count: N.
         bit_depth: of the samples.
         dtype: as stored: uint8, or uint16 of either byte order.
+        side: of the blocks: 16, or 32 with a border of 8.
     """
 
     path: Path
@@ -84,36 +87,48 @@ class BlockFile:
     bit_depth: int
     dtype: np.dtype
     offset: int
+    side: int = NODE_SIZE
     grid: None = None
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.path}: {self.count:,} blocks, {self.dtype.name}, {self.bit_depth} bit"
+        return f"{self.path}: {self.count:,} blocks of {self.side}x{self.side}, {self.dtype.name}, {self.bit_depth} bit"
+
+    def with_border(self, border: int) -> BlockFile:
+        """As BlockSource.with_border."""
+        wanted = NODE_SIZE + 2 * border
+        if self.side == wanted:
+            return self
+        message = f"{self.path} holds blocks of {self.side}x{self.side}, the model reads {wanted}x{wanted}"
+        if border:
+            hint = f"frames are cut so here, and `cli.py dataset blocks --border {border}` cuts those of a dataset"
+            raise InputError(message, hint)
+        raise InputError(message, "save their middle, blocks[:, 8:24, 8:24], or take a bundle that sees a border")
 
     def reader(self) -> AbstractContextManager[Callable[[NDArray[np.integer]], int]] | None:
         """As BlockSource.reader: for 8-bit files, whose samples need neither check nor conversion."""
         return _reading(self) if self.dtype == np.uint8 else None
 
     def chunks(self, size: int, reuse: int = 0) -> Iterator[NDArray[np.integer]]:
-        """The blocks in order, [<= size, 16, 16], uint8 at 8 bit and uint16 above; `reuse` as BlockSource.chunks.
+        """The blocks in order, [<= size, side, side], uint8 at 8 bit and uint16 above; `reuse` as BlockSource.chunks.
 
         Raises:
             InputError: if a sample is above the bit depth, or the file shrank meanwhile.
         """
-        target = np.uint8 if self.bit_depth == 8 else np.uint16
+        target, area = np.uint8 if self.bit_depth == 8 else np.uint16, self.side**2
         # Pages of a fresh array cost as much as reading them from the page cache.
-        arrays = [np.empty(min(size, self.count) * 256, self.dtype) for _ in range(reuse)]
+        arrays = [np.empty(min(size, self.count) * area, self.dtype) for _ in range(reuse)]
         with _open(self.path) as file:
             file.seek(self.offset)
             for number, start in enumerate(range(0, self.count, size)):
                 count = min(size, self.count - start)
-                values = arrays[number % reuse] if reuse else np.empty(count * 256, self.dtype)
-                flat = _read_into(self.path, file, values[: count * 256])
+                values = arrays[number % reuse] if reuse else np.empty(count * area, self.dtype)
+                flat = _read_into(self.path, file, values[: count * area])
                 if self.dtype.itemsize > 1 and (top := int(flat.max())) >> self.bit_depth:
                     raise InputError(
                         f"{self.path}: sample {top} is above {self.bit_depth} bit", "give the true --bit-depth"
                     )
-                yield flat.reshape(count, 16, 16).astype(target, copy=False)
+                yield flat.reshape(count, self.side, self.side).astype(target, copy=False)
 
 
 @contextmanager
@@ -130,7 +145,7 @@ def _reading(file: BlockFile) -> Iterator[Callable[[NDArray[np.integer]], int]]:
 
             def read(number: int) -> None:
                 first, last = edges[number : number + 2]
-                opened[number].seek(file.offset + 256 * (done + first))
+                opened[number].seek(file.offset + file.side**2 * (done + first))
                 _read_into(file.path, opened[number], target[first:last].reshape(-1))
 
             list(pool.map(read, range(_READERS)))
@@ -141,7 +156,7 @@ def _reading(file: BlockFile) -> Iterator[Callable[[NDArray[np.integer]], int]]:
 
 
 def open_blocks(path: Path, bit_depth: int = 8) -> BlockFile:
-    """Open a .npy of blocks, [N, 16, 16] or [N, 1, 16, 16], uint8 or uint16.
+    """Open a .npy of blocks, [N, S, S] or [N, 1, S, S], S being 16 or with a border 32, uint8 or uint16.
 
     Args:
         path: the file.
@@ -153,14 +168,14 @@ def open_blocks(path: Path, bit_depth: int = 8) -> BlockFile:
     with _open(path) as file:
         header = _read_header(path, file)
     shape, dtype = header.shape, header.dtype
-    if shape[1:] not in ((16, 16), (1, 16, 16)):
-        raise InputError(f"{path} has shape {shape}", "expected [N, 16, 16] or [N, 1, 16, 16]")
+    if shape[1:] not in [(*one, side, side) for side in SIDES for one in ((), (1,))]:
+        raise InputError(f"{path} has shape {shape}", "expected [N, 16, 16] or [N, 1, 16, 16]; 32 with a border")
     if dtype.kind != "u" or dtype.itemsize > 2:
         hint = "raw samples are uint8 or uint16; scaling happens inside the model"
         raise InputError(f"{path} holds {dtype.name}, not raw samples", hint)
     if shape[0] == 0:
         raise InputError(f"{path} holds no block")
-    return BlockFile(path, shape[0], bit_depth, dtype, header.offset)
+    return BlockFile(path, shape[0], bit_depth, dtype, header.offset, shape[-1])
 
 
 def read_qindex(value: str, count: int | None) -> NDArray[np.uint8] | int:

@@ -20,28 +20,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infer.session import SIZES, Batch, Fill, Prediction, joined
-from partition import LOGITS, Partition
+from partition import LOGITS, NODE_SIZE, Partition
 
 SLOTS = 3
 _WARM_UP = 3
 
 Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Blocks [N, 16, 16] and qindex int32 [N] on the GPU to logits [N, 14], probability [N, 10] and partition [N]."""
+"""Blocks [N, S, S] and qindex int32 [N] on the GPU to logits [N, 14], probability [N, 10] and partition [N]."""
 
 
 class Slot:
     """Buffers and the graph of one batch in flight.
 
     Attributes:
-        blocks: pinned, uint8 (int32 above 8 bit) [size, 16, 16]: write them here, or use `fill`.
+        blocks: pinned, uint8 (int32 above 8 bit) [size, side, side]: write them here, or use `fill`.
         qindex: pinned, int32 [size].
         logits, probability, partition: pinned, float32 [size, 14], float32 [size, 10], uint8 [size].
     """
 
-    def __init__(self, compute: Compute, size: int, dtype: torch.dtype) -> None:
+    def __init__(self, compute: Compute, size: int, dtype: torch.dtype, side: int = NODE_SIZE) -> None:
         self.size = size
         shapes = {
-            "blocks": ((size, 16, 16), dtype),
+            "blocks": ((size, side, side), dtype),
             "qindex": ((size,), torch.int32),
             "logits": ((size, LOGITS), torch.float32),
             "probability": ((size, len(Partition)), torch.float32),
@@ -109,9 +109,9 @@ class Slot:
 class DeviceBatch:
     """A batch whose blocks are on the GPU already: no copy to or from the host."""
 
-    def __init__(self, compute: Compute, size: int, dtype: torch.dtype) -> None:
+    def __init__(self, compute: Compute, size: int, dtype: torch.dtype, side: int = NODE_SIZE) -> None:
         self._inputs = (
-            torch.zeros(size, 16, 16, dtype=dtype, device="cuda"),
+            torch.zeros(size, side, side, dtype=dtype, device="cuda"),
             torch.zeros(size, dtype=torch.int32, device="cuda"),
         )
         stream = torch.cuda.Stream()

@@ -26,6 +26,7 @@ from infer.device_pipeline import DeviceBatch, DevicePipeline, Slot
 from infer.fuse import fuse_products
 from infer.session import SIZES, Batch, Fill, Prediction, SessionInfo, SessionOptions
 from infer.torch_session import open_weights
+from partition import NODE_SIZE
 from train.model import PartitionModel
 
 
@@ -53,7 +54,8 @@ class FusedSession:
         network = FusedNetwork(model, options.bit_depth).cuda()
         self._compiled = torch.compile(network, dynamic=False, fullgraph=True)
         dtype = torch.uint8 if options.bit_depth == 8 else torch.int32
-        self.pipeline = DevicePipeline(lambda size: Slot(self.compute, size, dtype), sizes, announce)
+        self._side = model.config.side
+        self.pipeline = DevicePipeline(lambda size: Slot(self.compute, size, dtype, self._side), sizes, announce)
         self.batch = sizes[-1]
         self.dtype = np.dtype(np.uint8 if options.bit_depth == 8 else np.int32)
         self._sizes, self._dtype = sizes, dtype
@@ -77,8 +79,8 @@ class FusedSession:
         """Predict blocks that are on the GPU, without a copy to the host.
 
         Args:
-            blocks: raw samples [N, 16, 16] on the session's GPU, uint8 at 8 bit and int32 above: a tensor, or what
-                speaks DLPack; N at most the largest batch size.
+            blocks: raw samples [N, S, S] on the session's GPU, S being 16, or 32 with a border; uint8 at 8 bit and
+                int32 above: a tensor, or what speaks DLPack; N at most the largest batch size.
             qindex: int32 [N], likewise.
 
         Returns:
@@ -89,10 +91,10 @@ class FusedSession:
             ValueError: if they are of another shape or dtype, or not on a GPU.
         """
         blocks, qindex = (t if isinstance(t, Tensor) else torch.utils.dlpack.from_dlpack(t) for t in (blocks, qindex))
-        count = len(blocks)
-        if blocks.shape != (count, 16, 16) or blocks.dtype != self._dtype or not blocks.is_cuda:
+        count, side = len(blocks), self._side
+        if blocks.shape != (count, side, side) or blocks.dtype != self._dtype or not blocks.is_cuda:
             raise ValueError(
-                f"blocks are {self._dtype} [N, 16, 16] on the GPU, not {blocks.dtype} {tuple(blocks.shape)}"
+                f"blocks are {self._dtype} [N, {side}, {side}] on the GPU, not {blocks.dtype} {tuple(blocks.shape)}"
             )
         if qindex.shape != (count,) or qindex.dtype != torch.int32 or not qindex.is_cuda:
             raise ValueError(f"qindex is int32 [{count}] on the GPU, not {qindex.dtype} {tuple(qindex.shape)}")
@@ -100,7 +102,7 @@ class FusedSession:
             raise ValueError(f"{count} blocks: from 1 to {self._sizes[-1]:,} go at once")
         size = next(s for s in self._sizes if s >= count)
         if size not in self._device_batches:
-            self._device_batches[size] = DeviceBatch(self.compute, size, self._dtype)
+            self._device_batches[size] = DeviceBatch(self.compute, size, self._dtype, side)
         return self._device_batches[size].predict(blocks, qindex)
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
@@ -126,7 +128,8 @@ class FusedNetwork(nn.Module):
         super().__init__()
         compiled, _ = compile_model(model, CompileOptions(lower="gemm", precision=precision, cuda=False))
         assert isinstance(compiled, CompiledModel) and isinstance(compiled.core, fx.GraphModule)
-        example = torch.zeros(3, 256, dtype=compiled.dtype), torch.zeros(3, dtype=torch.int32)
+        row = torch.zeros(3, compiled.luma * NODE_SIZE**2, dtype=compiled.dtype)
+        example = row, torch.zeros(3, dtype=torch.int32)
         self.products = fuse_products(compiled.core, example)
         self.compiled, self.bit_depth = compiled, bit_depth
 
@@ -134,7 +137,7 @@ class FusedNetwork(nn.Module):
         """Logits float32 [N, 14], probability float32 [N, 10] and partition uint8 [N].
 
         Args:
-            blocks: integer [N, 16, 16], raw samples of `bit_depth`.
+            blocks: integer [N, S, S], raw samples of `bit_depth`.
             qindex: int32 [N].
         """
         logits, probability, partition = outputs(self.compiled(blocks, qindex, self.bit_depth))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bundle import Bundle
 from errors import ArtefactError, MissingComponentError
 from infer.session import SIZES, Prediction, SessionInfo, SessionOptions, cuda_devices, joined
-from partition import LOGITS, Partition
+from partition import LOGITS, NODE_SIZE, Partition
 
 _OUTPUTS = ["logits", "probability", "partition"]
 # By default the CUDA provider multiplies float32 in TF32, with 10 bits of mantissa: 4e-2 off in our logits on an H200.
@@ -51,6 +51,7 @@ class OnnxRuntimeSession:
         self._bit_depth = np.array(options.bit_depth, np.int32) if form == "int32" else None
         self._dtype = np.dtype(np.int32 if form == "int32" else np.uint8)
         self._bound: dict[int, BoundBatch] | None = {} if cuda else None
+        self._side = bundle.manifest.side
         self.info = SessionInfo(
             runtime="onnxruntime-cuda" if cuda else "onnxruntime-cpu",
             version=onnxruntime.__version__,
@@ -85,7 +86,7 @@ class OnnxRuntimeSession:
     ) -> Prediction:
         size = next(s for s in SIZES if s >= len(blocks))
         if size not in bound:
-            bound[size] = BoundBatch(self._session, size, self._dtype, self._bit_depth, "cuda")
+            bound[size] = BoundBatch(self._session, size, self._dtype, self._bit_depth, "cuda", self._side)
         return bound[size].predict(blocks, qindex)
 
 
@@ -93,7 +94,13 @@ class BoundBatch:
     """One batch size: buffers on the device that are used again, and a CUDA graph of its own."""
 
     def __init__(
-        self, session: Any, size: int, dtype: np.dtype, bit_depth: NDArray[np.int32] | None, device: str
+        self,
+        session: Any,
+        size: int,
+        dtype: np.dtype,
+        bit_depth: NDArray[np.int32] | None,
+        device: str,
+        side: int = NODE_SIZE,
     ) -> None:
         """Args:
         session: onnxruntime's.
@@ -101,9 +108,10 @@ class BoundBatch:
         dtype: of the blocks.
         bit_depth: the scalar input, for files that have it.
         device: "cuda" or "cpu".
+        side: of the blocks, in samples.
         """
         self._session, self._size = session, size
-        self._host = {"blocks": np.zeros((size, 16, 16), dtype), "qindex": np.zeros(size, np.int32)}
+        self._host = {"blocks": np.zeros((size, side, side), dtype), "qindex": np.zeros(size, np.int32)}
         fixed = {} if bit_depth is None else {"bit_depth": bit_depth}
         self._binding = session.io_binding()
         self._inputs = {

@@ -107,6 +107,7 @@ def predict_source(
     qindex = read_qindex(task.qindex, source.count)
     announce(f"read {source.describe()}")
     bundle = open_bundle(task.bundle)
+    source = source.with_border(bundle.manifest.border)
     sink = task.map.open(task.output, bundle) if task.map else None
     session = open_session(bundle, task.runtime, SessionOptions(source.bit_depth, task.precision), announce)
     announce(f"bundle {task.bundle}, {session.info.describe()}")

@@ -66,7 +66,7 @@ class SessionInfo:
 
 
 Batch = tuple[NDArray[np.integer], NDArray[np.integer] | int]
-"""Blocks [N, 16, 16], uint8 at 8 bit and uint16 above, and their qindex [N], 0-255, or one for all."""
+"""Blocks [N, S, S], S being Manifest.side, uint8 at 8 bit and uint16 above, and qindex [N], 0-255, or one for all."""
 
 
 class Session(Protocol):
@@ -78,7 +78,7 @@ class Session(Protocol):
         """Predict one batch.
 
         Args:
-            blocks: raw luma samples [N, 16, 16], uint8 at 8 bit, uint16 above; N at least 1.
+            blocks: raw luma samples [N, S, S], uint8 at 8 bit, uint16 above; N at least 1; S is Manifest.side.
             qindex: 0-255, integer [N].
         """
         ...
@@ -104,7 +104,7 @@ class StreamingSession(Session, Protocol):
 
 
 Fill = Callable[[NDArray[np.integer], NDArray[np.int32]], int]
-"""Writes the next blocks and their qindex into arrays [n, 16, 16] and [n]; tells how many, 0 at the end."""
+"""Writes the next blocks and their qindex into arrays [n, S, S] and [n]; tells how many, 0 at the end."""
 
 
 @runtime_checkable

@@ -17,6 +17,8 @@ class BlockSource(Protocol):
         count: how many there are; None if only reading them all can tell.
         bit_depth: 8, 10 or 12.
         grid: rows and columns of nodes of each frame, if the blocks are those of frames in raster order.
+
+    S below is the side of a block: 16, or 32 with a border.
     """
 
     @property
@@ -28,8 +30,16 @@ class BlockSource(Protocol):
     @property
     def grid(self) -> tuple[int, int] | None: ...
 
+    def with_border(self, border: int) -> BlockSource:
+        """The same blocks for a model that sees so many samples around each.
+
+        Raises:
+            InputError: if the file holds blocks cut with another border.
+        """
+        ...
+
     def chunks(self, size: int, reuse: int = 0) -> Iterator[NDArray[np.integer]]:
-        """The blocks, about `size` at a time: [n, 16, 16], uint8 at 8 bit and uint16 above.
+        """The blocks, about `size` at a time: [n, S, S], uint8 at 8 bit and uint16 above.
 
         Args:
             size: of a chunk, about.
@@ -42,7 +52,7 @@ class BlockSource(Protocol):
         ...
 
     def reader(self) -> AbstractContextManager[Callable[[NDArray[np.integer]], int]] | None:
-        """For what can be read straight into memory of the caller's: a function that fills an array [n, 16, 16] with
+        """For what can be read straight into memory of the caller's: a function that fills an array [n, S, S] with
         the next blocks and tells how many there were, 0 at the end; None for what cannot.
         """
         ...

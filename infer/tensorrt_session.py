@@ -24,8 +24,12 @@ from partition import LOGITS
 
 _CLASSES = 10
 # The contract of the graph (docs/DESIGN.md, Model), as the engine must give it back: type, and shape after N.
-_INPUTS = {"blocks": ("uint8", (16, 16)), "qindex": ("int32", ())}
-_OUTPUTS = {"logits": ("float32", (LOGITS,)), "probability": ("float32", (_CLASSES,)), "partition": ("int32", ())}
+_Tensors = dict[str, tuple[str, tuple[int, ...]]]
+_OUTPUTS: _Tensors = {
+    "logits": ("float32", (LOGITS,)),
+    "probability": ("float32", (_CLASSES,)),
+    "partition": ("int32", ()),
+}
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
 
 
@@ -60,9 +64,7 @@ class TensorRtSession:
         self._engine = self._load(library, bundle.path(name).read_bytes(), name, record)
         self._int32 = options.input_form == "int32"
         self._bit_depth = np.array(options.bit_depth, np.int32)
-        self._inputs = dict(_INPUTS)
-        if self._int32:
-            self._inputs |= {"blocks": ("int32", (16, 16)), "bit_depth": ("int32", ())}
+        self._inputs = _inputs_of(bundle.manifest.side, self._int32)
         _check_tensors(self._engine, self._inputs | _OUTPUTS, name)
         least, _, most = (int(shape[0]) for shape in self._engine.get_tensor_profile_shape("blocks", 0))
         self._least, self._most = least, most
@@ -200,7 +202,12 @@ def _require_same_graph(bundle: Bundle, name: str, record: EngineRecord) -> None
         raise ArtefactError(f"{name} was not built from the {record.onnx} beside it", _rebuild(record))
 
 
-def _check_tensors(engine: Any, expected: dict[str, tuple[str, tuple[int, ...]]], name: str) -> None:
+def _inputs_of(side: int, int32: bool) -> _Tensors:
+    blocks, qindex = ("int32" if int32 else "uint8", (side, side)), ("int32", ())
+    return {"blocks": blocks, "qindex": qindex} | ({"bit_depth": ("int32", ())} if int32 else {})
+
+
+def _check_tensors(engine: Any, expected: _Tensors, name: str) -> None:
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     found = {}
     for tensor in names:

@@ -70,7 +70,7 @@ def reference_prediction(
 
     Args:
         model: on the CPU; maps (blocks, qindex, bit_depth) to logits [N, 14].
-        blocks: [N, 16, 16], uint8 or uint16, N at least 1.
+        blocks: [N, S, S], uint8 or uint16, N at least 1; S is the side that the model reads.
         qindex: 0-255, integer [N].
         bit_depth: 8, 10 or 12.
     """

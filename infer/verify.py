@@ -91,7 +91,7 @@ class Verification:
 
 
 def read_reference(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
-    """Blocks uint8 [N, 16, 16], qindex uint8 [N] and the reference's logits float32 [N, 14].
+    """Blocks uint8 [N, S, S], S as the manifest says, qindex uint8 [N] and the reference's logits float32 [N, 14].
 
     Raises:
         ArtefactError: if the bundle names no reference, or the file is no such archive.
@@ -104,7 +104,8 @@ def read_reference(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
     except Exception as error:  # numpy raises many kinds for what is no archive
         raise ArtefactError(f"{bundle.path(REFERENCE_FILE)} is no reference: {error}", "export again") from None
     count = len(logits) if logits.ndim else 0
-    expected = (("uint8", (count, 16, 16)), ("uint8", (count,)), ("float32", (count, LOGITS)))
+    side = bundle.manifest.side
+    expected = (("uint8", (count, side, side)), ("uint8", (count,)), ("float32", (count, LOGITS)))
     if not count or expected != tuple((a.dtype.name, a.shape) for a in (blocks, qindex, logits)):
         raise ArtefactError(f"{bundle.path(REFERENCE_FILE)} is no reference: its arrays do not fit", "export again")
     return blocks, qindex, logits

@@ -20,7 +20,7 @@ from export.quantise import sample_feeds
 from infer.parity import compare, require
 from infer.torch_session import open_weights, reference_prediction
 from train.config import Announce
-from train.model import PartitionModel
+from train.model import ModelConfig, PartitionModel
 
 SOURCE_DIR = Path(__file__).parent / "source"
 SOURCES = (
@@ -75,12 +75,24 @@ def write_c(bundle: Bundle, target: Path, precisions: tuple[str, ...], announce:
     return written
 
 
+def require_no_border(config: ModelConfig) -> None:
+    """Refuse a model that sees a border, before any work begins.
+
+    Raises:
+        MissingComponentError: if it does.
+    """
+    if config.border:
+        message = f"the C library reads 16x16 blocks, and the model sees {config.border} samples around them too"
+        raise MissingComponentError(message, "leave --c out, or export a run that was trained without --border")
+
+
 def build_model_program(model: PartitionModel) -> Program:
     """The float32 program of a model in eval mode.
 
     Raises:
-        MissingComponentError: if the C library has not one of its operations.
+        MissingComponentError: if the model sees a border, or the C library has not one of its operations.
     """
+    require_no_border(model.config)
     compiled, _ = compile_model(model, CompileOptions(lower="gemm", rows=True))
     assert isinstance(compiled, CompiledModel)
     return build_program(compiled.core)  # type: ignore[arg-type]

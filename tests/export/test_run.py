@@ -21,6 +21,7 @@ from infer.parity import compare, judge
 from infer.session import SessionOptions, open_session
 from infer.verify import read_reference
 from partition import PARTITION_NAMES
+from train.model import ModelConfig
 
 
 def silent(*_):
@@ -87,7 +88,7 @@ def test_input_forms_that_do_not_fit_are_refused_before_any_work(run_dir, tmp_pa
 def test_a_file_says_what_it_is_and_where_it_comes_from(bundle_dir, run_dir, name):
     manifest = open_bundle(bundle_dir).manifest
     props = {p.key: p.value for p in onnx.load(bundle_dir / name).metadata_props}
-    assert json.loads(props["semantics"]) == semantics() and "qindex" in semantics()
+    assert json.loads(props["semantics"]) == semantics(ModelConfig()) and "[N, 16, 16]" in props["semantics"]
     assert props["classes"].split(",") == list(PARTITION_NAMES)
     assert json.loads(props["model"]) == manifest.model
     assert props["run_sha256"] == sha256_of(run_dir / "model.safetensors") == manifest.run_sha256

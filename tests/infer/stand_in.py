@@ -1,6 +1,7 @@
 """A session and a source that cost nothing, so that tests of streaming time and weigh streaming alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -47,6 +48,9 @@ class ArraySource:
     def reader(self):
         return None
 
+    def with_border(self, border):
+        return self
+
     def chunks(self, size, reuse=0):
         for start in range(0, len(self._blocks[: self._cut]), size):
             yield self._blocks[: self._cut][start : start + size]
@@ -64,7 +68,7 @@ def main() -> None:
     from infer.predict import PredictTask, predict_source
 
     path, qindex, output, known = sys.argv[1:]
-    infer.predict.open_bundle = lambda root: None
+    infer.predict.open_bundle = lambda root: SimpleNamespace(manifest=SimpleNamespace(border=0))
     infer.predict.open_session = lambda *_: StandInSession()
     source = open_blocks(Path(path))
     if known == "unknown":
@@ -86,6 +90,9 @@ class Uncounted:
     def __init__(self, source):
         self.bit_depth, self.grid = source.bit_depth, None
         self.chunks, self.describe = source.chunks, source.describe
+
+    def with_border(self, border):
+        return self
 
 
 if __name__ == "__main__":

@@ -37,6 +37,9 @@ int open_package(av1part_model &model, const char *path)
 {
     model.loader = std::make_unique<torch::inductor::AOTIModelPackageLoader>(path);
     model.about = model.loader->get_metadata();
+    const auto side = model.about.find("side");
+    if (side != model.about.end() && side->second != std::to_string(AV1PART_BLOCK))
+        return AV1PART_E_FOREIGN; /* a model that sees a border around its blocks */
     const auto device = model.about.find("AOTI_DEVICE_KEY");
     if (device != model.about.end() && device->second == "cuda")
         model.device = torch::Device(torch::kCUDA, 0);
