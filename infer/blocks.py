@@ -92,7 +92,8 @@ class BlockFile:
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.path}: {self.count:,} blocks of {self.side}x{self.side}, {self.dtype.name}, {self.bit_depth} bit"
+        size = "" if self.side == NODE_SIZE else f" of {self.side}x{self.side}"
+        return f"{self.path}: {self.count:,} blocks{size}, {self.dtype.name}, {self.bit_depth} bit"
 
     def with_border(self, border: int) -> BlockFile:
         """As BlockSource.with_border."""

@@ -131,17 +131,27 @@ def wide_run_dir(tmp_path_factory, wide_blocks):
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, run_dir):
     """That run exported by the command line, folded, with a reference of 512 pairs: the bundle, and how it ended."""
+    return _export(tmp_path_factory.mktemp("exported") / "bundle", run_dir)
+
+
+def _export(root, run_dir, *options, decided: bool = False):
     from click.testing import CliRunner
 
     from cli import main
 
-    root = tmp_path_factory.mktemp("exported") / "bundle"
-    words = ["export", "--run", str(run_dir), "--output-dir", str(root), "--fold-bn", "--json"]
+    words = ["export", "--run", str(run_dir), "--output-dir", str(root), "--fold-bn", "--json", *options]
     with pytest.MonkeyPatch.context() as patch:
-        _shrink_reference(patch)
+        _shrink_reference(patch, decided)
         result = CliRunner().invoke(main, words, prog_name="cli.py")
     assert result.exit_code == 0, result.output
     return root, helpers.Ended(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="session")
+def wide_bundle_dir(tmp_path_factory, wide_run_dir):
+    """A bundle whose model sees a border, fp32 and fp16. Not to be changed."""
+    root = tmp_path_factory.mktemp("wide_exported") / "bundle"
+    return _export(root, wide_run_dir, "--precision", "fp32,fp16", decided=True)[0]
 
 
 @pytest.fixture(scope="session")
@@ -155,18 +165,9 @@ def engine_bundle(tmp_path_factory, run_dir):
     """That run exported with engines of TensorRT for RTX, fp32 and fp16, for three GPUs: the bundle, and how it ended.
     Not to be changed. Its reference holds no near ties, of which fp16 may flip one in a thousand, not one in 500."""
     pytest.importorskip("tensorrt_rtx")
-    from click.testing import CliRunner
-
-    from cli import main
-
     root = tmp_path_factory.mktemp("engines") / "bundle"
-    words = ["export", "--run", str(run_dir), "--output-dir", str(root), "--fold-bn", "--json"]
-    words += ["--precision", "fp32,fp16", "--engine", "tensorrt-rtx", "--compute-capability", "86,89,120"]
-    with pytest.MonkeyPatch.context() as patch:
-        _shrink_reference(patch, decided=True)
-        result = CliRunner().invoke(main, words, prog_name="cli.py")
-    assert result.exit_code == 0, result.output
-    return root, helpers.Ended(result.exit_code, result.stdout, result.stderr)
+    words = ("--precision", "fp32,fp16", "--engine", "tensorrt-rtx", "--compute-capability", "86,89,120")
+    return _export(root, run_dir, *words, decided=True)
 
 
 def _shrink_reference(patch, decided: bool = False) -> None:

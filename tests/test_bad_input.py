@@ -45,6 +45,8 @@ class Place:
     bundle_dir: Path
     run_dir: Path
     tiny: Path
+    wide_bundle: Path
+    wide_run: Path
 
     def file(self, content: bytes, name: str = "blocks.npy") -> Path:
         (self.root / name).write_bytes(content)
@@ -263,6 +265,50 @@ def a_device(p):
     return p.predict(Path("/dev/null"))
 
 
+# --- borders ----------------------------------------------------------------------------------------------------------
+
+WIDE = np.zeros((3, 32, 32), np.uint8)
+cases(
+    INPUT,
+    r"of 16x16, the model reads 32x32|of 32x32, the model reads 16x16|shape \(3, (16, 32|32, 16|2, 32, 32|24, 24)\)",
+    {
+        "plain blocks for a model that sees a border": lambda p: (*p.predict(p.blocks()), "--bundle", p.wide_bundle),
+        "bordered blocks for a model that sees none": lambda p: p.predict(p.npy(WIDE)),
+        "bordered blocks with a channel": lambda p: p.predict(p.npy(WIDE[:, None])),
+        "blocks with a border on two sides": lambda p: p.predict(p.npy(WIDE[:, :16])),
+        "blocks with a border on the other two": lambda p: p.predict(p.npy(WIDE[:, :, :16])),
+        "two bordered channels": lambda p: p.predict(p.npy(np.stack([WIDE, WIDE], 1))),
+        "a border of four": lambda p: p.predict(p.npy(WIDE[:, 4:28, 4:28])),
+    },
+)
+cases(
+    USAGE,
+    r"border|--border",
+    {
+        "train with a border of 4": lambda p: p.train("--border", 4),
+        "cutmix with a border": lambda p: p.train("--border", 8, "--augmentation", "cutmix"),
+        "a student that sees more than its teacher": lambda p: p.train("--border", 8, "--teacher", p.run_dir),
+        "cutmix with a teacher that sees a border": lambda p: p.train(
+            "--augmentation", "cutmix", "--teacher", p.wide_run
+        ),
+        "dataset blocks with a border of 4": lambda p: ("dataset", "blocks", p.tiny, "--border", 4),
+    },
+)
+cases(
+    ARTEFACT,
+    r"border of (0, --border says 8|8, --border says 0)",
+    {
+        "a border after a run without": lambda p: p.train("--stage1-checkpoint", p.run_dir, "--border", 8),
+        "no border after a run with one": lambda p: p.train("--stage1-checkpoint", p.wide_run, "--border", 0),
+    },
+)
+
+
+@case(MISSING, r"the C library reads 16x16 blocks")
+def a_c_library_of_a_model_that_sees_a_border(p):
+    return p.export(p.wide_run, "--c", p.root / "c")
+
+
 # --- qindex -----------------------------------------------------------------------------------------------------------
 
 cases(
@@ -421,6 +467,9 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "classes reordered": lambda v: v["classes"].reverse(),
     "classes null": lambda v: v.update(classes=None),
     "model is text": lambda v: v.update(model="compact"),
+    "a border of 4": lambda v: v["model"].update(border=4),
+    "a border that is text": lambda v: v["model"].update(border="8"),
+    "a border that is a list": lambda v: v["model"].update(border=[8]),
     "versions is a list": lambda v: v.update(versions=[]),
     "file name climbs out": lambda v: rename(v, "../model.fp32.onnx"),
     "file name is absolute": lambda v: rename(v, "/etc/passwd"),
@@ -449,6 +498,12 @@ def manifest_of_another_model(p):
 @case(ARTEFACT, r"describes no model")
 def manifest_with_an_odd_reduction(p):
     return *p.with_bundle(p.manifest(lambda v: v["model"].update(adapter_reduction="four"))), "--runtime", "torch"
+
+
+@case(ARTEFACT, r"holds another model")
+def manifest_that_claims_a_border(p):
+    bordered = p.manifest(lambda v: v["model"].update(border=8))
+    return "predict", p.npy(WIDE), "--bundle", bordered, "--output", p.root / "out.npz", "--runtime", "torch"
 
 
 @case(ARTEFACT, r"holds another model")
@@ -512,16 +567,17 @@ cases(
             "reference of other arrays": zipped,
             "reference without a block": lambda: reference_of(0),
             "reference that does not fit": lambda: reference_of(5, 4),
+            "reference of bordered blocks": lambda: reference_of(5, side=32),
         }.items()
     },
 )
 
 
-def reference_of(count: int, qindex: int | None = None) -> bytes:
+def reference_of(count: int, qindex: int | None = None, side: int = 16) -> bytes:
     buffer = io.BytesIO()
     np.savez(
         buffer,
-        blocks=np.zeros((count, 16, 16), np.uint8),
+        blocks=np.zeros((count, side, side), np.uint8),
         qindex=np.zeros(count if qindex is None else qindex, np.uint8),
         logits=np.zeros((count, 14), np.float32),
     )
@@ -623,6 +679,8 @@ DAMAGED_RUNS: dict[str, Callable[[Path], object]] = {
     "run.json of an unknown trunk": edit_run(lambda v: v["model"].update(trunk="vit")),
     "run.json with an unknown field": edit_run(lambda v: v["model"].update(depth=3)),
     "run.json reduction is text": edit_run(lambda v: v["model"].update(adapter_reduction="4")),
+    "run.json border is 4": edit_run(lambda v: v["model"].update(border=4)),
+    "run.json claims a border": edit_run(lambda v: v["model"].update(border=8)),
     "run.json trunk is a list": edit_run(lambda v: v["model"].update(trunk=["compact"])),
     "no run at all, an empty folder": lambda root: [f.unlink() for f in root.iterdir()],
 }
@@ -768,10 +826,10 @@ cases(
 
 
 @pytest.fixture
-def place(tmp_path, bundle_dir, run_dir, tiny_dataset, tmp_path_factory, monkeypatch):
+def place(tmp_path, bundle_dir, run_dir, tiny_dataset, wide_bundle_dir, wide_run_dir, tmp_path_factory, monkeypatch):
     payload = tmp_path_factory.mktemp("payload") / "unpickled"
     monkeypatch.setenv("PAYLOAD", str(payload))
-    yield Place(tmp_path, bundle_dir, run_dir, tiny_dataset)
+    yield Place(tmp_path, bundle_dir, run_dir, tiny_dataset, wide_bundle_dir, wide_run_dir)
     assert not payload.exists(), "a pickle was loaded"
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_manifest_round_trip(tmp_path):
     assert opened.manifest == manifest
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert opened.path("model.onnx").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(("model", "border", "side"), [({}, 0, 16), ({"border": 0}, 0, 16), ({"border": 8}, 8, 32)])
+def test_the_manifest_says_which_blocks_the_model_reads(bundle, model, border, side):
+    """Bundles from before there was a border name none."""
+    manifest = replace(open_bundle(bundle).manifest, model={"trunk": "compact"} | model)
+    again = Manifest.from_json(manifest.to_json())
+    assert (again.border, again.side) == (border, side)
 
 
 def test_find_gives_the_one_file_asked_for(bundle):

@@ -139,6 +139,7 @@ OPTIONS = {
     "dataset blocks": {
         "[DATASET_DIR]": "data/sample",
         "--split": "test",
+        "--border": "0",
         "--output": "blocks.npy",
         "--json": False,
     },
@@ -428,6 +429,30 @@ def test_dataset_blocks_says_what_it_reads_and_writes(cli, tiny_dataset, bundle_
     assert f"wrote {output} and {tmp_path / 'blocks.qindex.npy'}: 256 pairs" in ended.out
     assert ended.json["pairs"] == 256
     assert cli("predict", output, "--qindex", tmp_path / "blocks.qindex.npy", "--bundle", bundle_dir).code == 0
+
+
+def test_dataset_blocks_of_a_border_are_what_a_model_that_sees_one_reads(
+    cli, tiny_dataset, wide_bundle_dir, bundle_dir, tmp_path
+):
+    output, qindex = tmp_path / "blocks.npy", tmp_path / "blocks.qindex.npy"
+    assert cli("dataset", "blocks", tiny_dataset, "--split", "val", "--border", 8, "--output", output).code == 0
+    assert np.load(output).shape == (256, 32, 32) and len(np.load(qindex)) == 256
+    assert cli("predict", output, "--qindex", qindex, "--bundle", wide_bundle_dir).code == 0
+    refused = cli("predict", output, "--qindex", qindex, "--bundle", bundle_dir)
+    assert refused.code == 3 and refused.complaints[-1].startswith("hint: save their middle")
+
+
+def test_a_bundle_that_sees_a_border_is_verified_evaluated_and_timed(
+    cli, wide_bundle_dir, wide_run_dir, tiny_dataset, tmp_path
+):
+    assert cli("verify", wide_bundle_dir).code == 0
+    results = []
+    for artefact in (wide_run_dir, wide_bundle_dir):
+        ended = cli("evaluate", artefact, "--dataset-dir", tiny_dataset, "--json")
+        assert ended.code == 0, ended
+        results.append(ended.json["evaluation"]["all"]["confusion"])
+    assert results[0] == results[1], "a run and its bundle say the same"
+    assert cli("bench", wide_bundle_dir, "--batch", "64", "--output", tmp_path / "speed.json").code == 0
 
 
 def test_without_json_the_last_line_is_for_people(cli, bundle_dir):

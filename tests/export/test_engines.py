@@ -95,6 +95,21 @@ def test_every_product_is_of_the_precision_asked_for_and_every_layer_was_read(en
         assert record.engine_layers == {}, "no GPU, no inspector"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_network_that_sees_a_border_becomes_an_engine_of_the_same_types(wide_bundle_dir, rtx, tmp_path, precision):
+    """The pooling in front of the first product is float16, as the products are."""
+    root = copy_of(wide_bundle_dir, tmp_path / "wide")
+    name = f"model.{precision}.onnx"
+    files = {name: open_bundle(root).manifest.files[name]}
+    options = EngineOptions("tensorrt-rtx", compute_capabilities=(89,))
+    tools = engine_tools(options, (precision,))
+    made = build_engines(root, files, tools, previous_engines(root), "cli.py export", quiet, quiet)
+    [record] = [EngineRecord.of(n, e) for n, e in made.items() if e.kind == "engine"]
+    types = {kind.split()[1] for kind in record.layers if kind.split()[0] in (*PRODUCTS, "POOLING")}
+    assert types == {"float16" if precision == "fp16" else "float32"}
+    assert any(kind.startswith("POOLING") for kind in record.layers)
+
+
 def test_parity_that_could_not_be_run_is_said_never_left_out(engines, engine_bundle):
     for name, (entry, record) in engines.items():
         why = f"needs a GPU of SM {record.sm // 10}.{record.sm % 10}"

@@ -24,11 +24,12 @@ def written(trained_like):
     """Factory of ONNX graphs, each made once."""
     made = {}
 
-    def write(trunk: str, fold: bool, form: str = "uint8"):
-        if (trunk, fold, form) not in made:
-            model, _ = compile_model(trained_like(trunk=trunk), CompileOptions(fold=fold))
-            made[trunk, fold, form] = build_onnx(model, form, {"semantics": "{}", "classes": "NONE"})
-        return made[trunk, fold, form]
+    def write(trunk: str, fold: bool, form: str = "uint8", border: int = 0):
+        key = trunk, fold, form, border
+        if key not in made:
+            model, _ = compile_model(trained_like(trunk=trunk, border=border), CompileOptions(fold=fold))
+            made[key] = build_onnx(model, form, {"semantics": "{}", "classes": "NONE"}, 16 + 2 * border)
+        return made[key]
 
     return write
 
@@ -87,6 +88,32 @@ def test_any_batch_size_gives_the_reference(written, trained_like, real_blocks, 
         assert judge(report, "fp32") == [], report.summary()
         np.testing.assert_allclose(got[1], expected.probability[:count], atol=1e-3)
         assert np.array_equal(got[2], got[1].argmax(1))
+
+
+@pytest.mark.parametrize(("trunk", "fold"), [("compact", True), ("compact", False), ("resnet18", True)])
+def test_with_a_border_too_tensorrt_finds_nothing_to_refuse(written, trunk, fold):
+    """What reads the blocks is a cast; axes and slices are constants; all else TensorRT has."""
+    graph = written(trunk, fold, border=8).graph
+    assert {n.op_type for n in graph.node if "blocks" in n.input} == {"Cast"}
+    kinds = Counter(n.op_type for n in graph.node)
+    assert not set(kinds) & REFUSED_BY_TENSORRT and kinds["AveragePool"] == 1
+    constants = {i.name for i in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    slices = [n for n in graph.node if n.op_type == "Slice"]
+    assert slices and all(set(n.input[1:]) <= constants for n in slices)
+    [blocks] = [v for v in graph.input if v.name == "blocks"]
+    assert [d.dim_value for d in blocks.type.tensor_type.shape.dim][1:] == [32, 32]
+
+
+@pytest.mark.parametrize("form", ["uint8", "int32"])
+@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
+def test_bordered_blocks_give_the_reference(written, trained_like, wide_blocks, trunk, form):
+    blocks, qindex, _ = wide_blocks
+    expected = reference_prediction(trained_like(trunk=trunk, border=8), blocks[:300], qindex[:300], 8)
+    extra = {} if form == "uint8" else {"bit_depth": np.array(8, np.int32)}
+    for count in (1, 2, 300):
+        feeds = {"blocks": blocks[:count].astype(form), "qindex": qindex[:count], **extra}
+        report = compare(expected.logits[:count], run(written(trunk, True, form, 8), **feeds)[0], qindex[:count])
+        assert judge(report, "fp32") == [], report.summary()
 
 
 @pytest.mark.parametrize("depth", [8, 10, 12])

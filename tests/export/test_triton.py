@@ -90,9 +90,11 @@ def test_a_model_is_what_tritons_schema_and_the_file_say(schema, write, bundle_d
     assert any("model.fp32.int32.onnx left out: its bit_depth" in line for line in heard)
 
 
-def test_tensors_are_the_graphs_without_the_batch(schema, write, bundle_dir):
-    root, names, _ = write()
-    config, graph = parse(schema, root / names[0]), onnx.load(bundle_dir / "model.fp32.onnx").graph
+@pytest.mark.parametrize("which", ["bundle_dir", "wide_bundle_dir"])
+def test_tensors_are_the_graphs_without_the_batch(schema, tmp_path, request, which):
+    root = request.getfixturevalue(which)
+    names = write_repository(open_bundle(root), tmp_path, lambda _: None)
+    config, graph = parse(schema, tmp_path / names[0]), onnx.load(root / "model.fp32.onnx").graph
     types = {"UINT8": schema.TYPE_UINT8, "INT32": schema.TYPE_INT32, "FLOAT": schema.TYPE_FP32}
     for described, values in ((config.input, graph.input), (config.output, graph.output)):
         expected = {}

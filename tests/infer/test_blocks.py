@@ -35,11 +35,34 @@ def test_chunks_are_the_array(tmp_path, version, channel, dtype, bit_depth, size
     np.testing.assert_array_equal(np.concatenate(list(file.chunks(size))), array)  # and once more from the start
 
 
+@pytest.mark.parametrize("channel", [False, True])
+@pytest.mark.parametrize(("dtype", "bit_depth"), [("|u1", 8), ("<u2", 10)])
+def test_bordered_blocks_are_told_by_their_shape(tmp_path, channel, dtype, bit_depth):
+    array = RNG.integers(0, 256, (7, 32, 32)).astype(dtype)
+    file = open_blocks(write(tmp_path / "b.npy", array[:, None] if channel else array), bit_depth)
+    assert (file.side, file.count) == (32, 7) and "blocks of 32x32" in file.describe()
+    np.testing.assert_array_equal(np.concatenate(list(file.chunks(3))), array)
+    np.testing.assert_array_equal(np.concatenate([c.copy() for c in file.chunks(3, reuse=1)]), array)
+    assert file.with_border(8) is file
+    with pytest.raises(InputError, match="blocks of 32x32, the model reads 16x16") as error:
+        file.with_border(0)
+    assert "8:24" in error.value.hint
+
+
+def test_plain_blocks_are_no_bordered_ones(tmp_path):
+    file = open_blocks(write(tmp_path / "b.npy", np.zeros((2, 16, 16), np.uint8)))
+    assert file.with_border(0) is file and file.side == 16
+    with pytest.raises(InputError, match="blocks of 16x16, the model reads 32x32") as error:
+        file.with_border(8)
+    assert "--border 8" in error.value.hint
+
+
+@pytest.mark.parametrize("side", [16, 32])
 @pytest.mark.parametrize("size", [1, 3, 7, 50])
-def test_a_reader_fills_arrays_of_the_callers(tmp_path, size):
-    array = RNG.integers(0, 256, (47, 16, 16), np.uint8)
+def test_a_reader_fills_arrays_of_the_callers(tmp_path, size, side):
+    array = RNG.integers(0, 256, (47, side, side), np.uint8)
     with open_blocks(write(tmp_path / "b.npy", array)).reader() as read:
-        target, found = np.empty((size, 16, 16), np.uint8), []
+        target, found = np.empty((size, side, side), np.uint8), []
         while count := read(target):
             found.append(target[:count].copy())
     assert {len(f) for f in found[:-1]} <= {size}

@@ -98,6 +98,14 @@ def test_the_fused_network_computes_what_the_model_computes(trained_like, real_b
         assert left[str(F.relu)] == 4 and left[str(operator.add)] == 4
 
 
+def test_the_fused_network_sees_a_border(trained_like, wide_blocks):
+    model = trained_like(border=8)
+    blocks, qindex = (torch.from_numpy(a[:256]) for a in wide_blocks[:2])
+    with torch.no_grad():
+        logits, _, _ = FusedNetwork(model, precision="fp32")(blocks, qindex)
+        torch.testing.assert_close(logits, model(blocks, qindex), rtol=0, atol=1e-3)
+
+
 def test_high_bit_depth_reaches_the_network(trained_like, real_blocks):
     model = trained_like()
     blocks, qindex = torch.from_numpy(real_blocks[0][:64]).int() * 4 + 1, torch.from_numpy(real_blocks[1][:64])

@@ -5,7 +5,10 @@ import pytest
 from PIL import Image
 
 from data.blocks import cut_blocks
+from infer.partition_map import read_partition_map
+from infer.torch_session import reference_prediction
 from tests.helpers import SAMPLE
+from train.checkpoint import open_run
 
 WIDTH, HEIGHT, FRAMES = 72, 40, 3  # neither is a multiple of 16: 3 x 5 nodes
 
@@ -65,6 +68,51 @@ def test_frames_are_predicted_as_their_blocks(cli, write, luma, tmp_path, bundle
         # Only as near as float32 sums in another order: the number of blocks in a batch may change it.
         np.testing.assert_allclose(ours["probability"], plain["probability"], atol=1e-5)
         np.testing.assert_array_equal(ours["map"], plain["partition"].reshape(frames, 3, 5))
+
+
+@pytest.mark.parametrize(("suffix", "bit_depth"), [(".y4m", 8), (".yuv", 10), (".png", 8)])
+def test_frames_of_a_model_that_sees_a_border_are_predicted_as_their_bordered_blocks(
+    cli, write, luma, tmp_path, wide_bundle_dir, suffix, bit_depth
+):
+    words = write(suffix, bit_depth)
+    options = ("--bundle", wide_bundle_dir, "--qindex", 90, "--check-parity", "--json")
+    ended = cli("predict", *words, *options)
+    assert ended.code == 0 and not ended.complaints
+    frames = 1 if suffix == ".png" else 3
+    deep = luma[:frames].astype(np.uint8 if bit_depth == 8 else np.uint16) << (bit_depth - 8)
+    np.save(tmp_path / "blocks.npy", np.concatenate([cut_blocks(frame, 8) for frame in deep]))
+    assert cli("predict", tmp_path / "blocks.npy", *options, "--bit-depth", bit_depth).code == 0
+    with np.load(tmp_path / "clip.partitions.npz") as ours, np.load(tmp_path / "blocks.partitions.npz") as plain:
+        np.testing.assert_array_equal(ours["partition"], plain["partition"])
+        np.testing.assert_allclose(ours["probability"], plain["probability"], atol=1e-5)
+        assert len(ours["partition"]) == 15 * frames
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [("torch", "fp32"), ("onnxruntime-cpu", "fp32"), ("auto", "fp16")])
+def test_bordered_blocks_are_predicted_alike_by_every_runtime(
+    cli, wide_blocks, wide_bundle_dir, wide_run_dir, tmp_path, runtime, precision
+):
+    blocks, qindex, _ = (a[:300] for a in wide_blocks)
+    np.save(tmp_path / "blocks.npy", blocks)
+    np.save(tmp_path / "q.npy", qindex)
+    options = ("--bundle", wide_bundle_dir, "--qindex", tmp_path / "q.npy", "--runtime", runtime)
+    assert cli("predict", tmp_path / "blocks.npy", *options, "--precision", precision).code == 0
+    expected = reference_prediction(open_run(wide_run_dir).model, blocks, qindex, 8)
+    with np.load(tmp_path / "blocks.partitions.npz") as found:
+        np.testing.assert_allclose(
+            found["probability"], expected.probability, atol=1e-4 if precision == "fp32" else 0.02
+        )
+
+
+def test_a_partition_map_of_a_model_that_sees_a_border(cli, write, tmp_path, wide_bundle_dir):
+    (path,) = write(".y4m")
+    options = ("--bundle", wide_bundle_dir, "--qindex", 90, "--threshold", 0.05, "--map-probability")
+    assert cli("predict", path, *options, "--output", tmp_path / "clip.apm").code == 0
+    assert cli("predict", path, *options[:4]).code == 0
+    found = read_partition_map(tmp_path / "clip.apm")
+    with np.load(tmp_path / "clip.partitions.npz") as plain:
+        rounded = np.rint(255 * plain["probability"]).reshape(found.probability.shape)
+    assert np.abs(found.probability.astype(int) - rounded).max() <= 1
 
 
 def test_a_qindex_for_each_block_of_a_clip(cli, write, tmp_path, bundle_dir):

@@ -28,8 +28,8 @@ def onnx_bundle(bundle_dir):
 def place(onnx_bundle, tmp_path, monkeypatch):
     """Factory of a bundle with engines, and of a TensorRT: returns a function that opens a session on it."""
 
-    def install(*records, rtx=False, form="uint8", **module):
-        manifest = onnx_bundle.manifest
+    def install(*records, rtx=False, form="uint8", of=onnx_bundle, **module):
+        manifest = of.manifest
         onnx = "model.fp32.onnx" if form == "uint8" else "model.fp32.int32.onnx"
         files = dict(manifest.files)
         for index, record in enumerate(records):
@@ -106,6 +106,24 @@ def test_deep_samples_take_the_int32_form_and_say_their_depth(place, onnx_bundle
     blocks, qindex = real_blocks[0][:40].astype(np.uint16) << (bit_depth - 8), real_blocks[1][:40]
     expected = open_session(onnx_bundle, "onnxruntime-cpu", SessionOptions(bit_depth)).predict(blocks, qindex)
     np.testing.assert_allclose(opened(bit_depth=bit_depth).predict(blocks, qindex).logits, expected.logits, atol=1e-5)
+
+
+def test_an_engine_of_a_model_that_sees_a_border_takes_bordered_blocks(place, wide_bundle_dir, wide_blocks):
+    bundle = open_bundle(wide_bundle_dir)
+    asked, opened = place(FULL, of=bundle, version=FULL.version)
+    asked.compute, asked.profile = onnxruntime_as_engine(bundle), (4, 64, 256)
+    asked.tensors |= {"blocks": ("UINT8", (-1, 32, 32))}
+    blocks, qindex = wide_blocks[0][:300], wide_blocks[1][:300]
+    expected = open_session(bundle, "onnxruntime-cpu", SessionOptions()).predict(blocks, qindex)
+    np.testing.assert_allclose(opened().predict(blocks, qindex).logits, expected.logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_an_engine_for_blocks_of_another_size_is_refused(place, onnx_bundle, wide_bundle_dir, wide):
+    asked, opened = place(FULL, of=open_bundle(wide_bundle_dir) if wide else onnx_bundle, version=FULL.version)
+    asked.tensors |= {"blocks": ("UINT8", (-1, 16, 16) if wide else (-1, 32, 32))}
+    with pytest.raises(ArtefactError, match="its blocks differ"):
+        opened()
 
 
 def test_info_says_what_runs_where(place):

@@ -10,7 +10,7 @@ from PIL import Image
 import infer.verify
 from bundle import open_bundle, sha256_of
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError
-from infer.session import open_session
+from infer.session import SessionOptions, open_session
 from infer.verify import read_reference, verify_bundle
 from tests.helpers import copy_of, rewrite
 from tests.infer.test_engine_record import FULL
@@ -165,6 +165,20 @@ def test_the_reference_is_real_blocks_over_all_qindex(bundle):
     assert set(qindex) == set(range(256))
     assert logits.std(0).min() > 0.5
     assert np.abs(np.diff(blocks.astype(int), axis=2)).mean() < 40, "neighbours are alike, as in no noise"
+
+
+def test_the_reference_of_a_model_that_sees_a_border_has_one(wide_bundle_dir):
+    bundle = open_bundle(wide_bundle_dir)
+    blocks, qindex, logits = read_reference(bundle)
+    assert blocks.shape == (len(logits), 32, 32) and len(qindex) == len(logits) > 400
+    said = str(bundle.manifest.semantics["blocks"])
+    assert "[N, 32, 32]" in said and "the 8 samples around it" in said
+    expected = open_session(bundle, "torch", SessionOptions()).predict(blocks, qindex).logits
+    np.testing.assert_allclose(expected, logits, atol=1e-4)
+    checks = verify_bundle(wide_bundle_dir, lambda _: None).checks
+    assert {c.file for c in checks if c.found and not c.problems()} == {
+        f"model.{p}.{form}onnx" for p in ("fp32", "fp16") for form in ("", "int32.")
+    }
 
 
 @pytest.mark.parametrize("row", [0, 511])
