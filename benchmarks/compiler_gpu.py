@@ -171,7 +171,8 @@ def onnx_files(model: PartitionModel) -> dict[str, bytes]:
         "compiled": compile_model(model, CompileOptions(lower="auto", precision="fp16"))[0],
         "compiled, biases added": compile_model(model, without_cuda)[0],
     }
-    return {name: build_onnx(graph, "uint8", {}).SerializeToString() for name, graph in graphs.items()}
+    side = model.config.side
+    return {name: build_onnx(graph, "uint8", {}, side).SerializeToString() for name, graph in graphs.items()}
 
 
 def measure_onnxruntime(

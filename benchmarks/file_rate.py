@@ -31,9 +31,9 @@ QINDEX = 128
 
 
 def write_blocks(path: Path, blocks: NDArray[np.uint8], count: int) -> None:
-    """A .npy of `count` blocks: those given, uint8 [N, 16, 16], again and again."""
+    """A .npy of `count` blocks: those given, uint8 [N, S, S], again and again."""
     with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, 16, 16)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *blocks.shape[1:])}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, count, len(blocks)):
             file.write(np.ascontiguousarray(blocks[: count - start]).data)

@@ -47,7 +47,7 @@ def check_parity(bench: Bench, dataset: Path) -> None:
     """DESIGN's parity of every runtime on every labelled pair of a dataset; the reference is computed on the CPU."""
     opened = open_dataset(dataset)
     names = sorted({picture.split for picture in opened.pictures})
-    splits = [load_split(opened, name) for name in names]
+    splits = [load_split(opened, name, bench.bundle.manifest.border) for name in names]
     sessions = {("fused", "fp16"): open_session(bench.bundle, "fused", SessionOptions(precision="fp16"))}
     for precision in ("fp32", "fp16"):
         try:

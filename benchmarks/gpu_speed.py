@@ -52,7 +52,7 @@ class Bench:
         blocks, qindex, _ = read_reference(bundle)
         self._blocks, self._qindex = torch.from_numpy(blocks), torch.from_numpy(qindex.astype(np.int32))
         compiled, _ = compile_model(self.model, CompileOptions(lower="gemm", precision="fp16", cuda=False))
-        self.flop = 2 * multiply_adds(build_onnx(compiled, "uint8", {}))
+        self.flop = 2 * multiply_adds(build_onnx(compiled, "uint8", {}, self.model.config.side))
         self.result: dict[str, Any] = {
             "hardware": torch.cuda.get_device_name(),
             "date": datetime.now(UTC).date().isoformat(),

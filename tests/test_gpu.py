@@ -22,13 +22,13 @@ def train_tiny(dataset: Path, output: Path, device: str, **settings):
     return train_run(task, lambda *_: None, lambda _: None)
 
 
-@pytest.mark.parametrize("trunk", ["compact", "resnet18"])
-def test_training_on_cuda_learns_what_training_on_the_cpu_does(tiny_dataset, tmp_path, trunk):
+@pytest.mark.parametrize(("trunk", "border"), [("compact", 0), ("compact", 8), ("resnet18", 0)])
+def test_training_on_cuda_learns_what_training_on_the_cpu_does(tiny_dataset, tmp_path, trunk, border):
     from train.model import ModelConfig
 
     # The order of the pairs is drawn on the CPU; flips too; dropout is not, so the runs are alike and not the same.
     runs = {
-        device: train_tiny(tiny_dataset, tmp_path / device, device, model=ModelConfig(trunk))
+        device: train_tiny(tiny_dataset, tmp_path / device, device, model=ModelConfig(trunk, border=border))
         for device in ("cpu", "cuda")
     }
     losses = {d: [e["train_loss"] for e in r["stages"]["1"]["history"]] for d, r in runs.items()}
@@ -65,6 +65,26 @@ def test_onnxruntime_on_cuda_agrees_with_the_reference_and_says_that_it_ran_ther
     reference = open_session(bundle, "torch", SessionOptions()).predict(blocks, qindex)
     report = compare(reference.logits, session.predict(blocks, qindex).logits, qindex)
     assert judge(report, "fp32") == [], report.summary()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("onnxruntime-cuda", "fp32"), ("onnxruntime-cuda", "fp16"), ("fused", "fp16")]
+)
+def test_bordered_blocks_agree_with_the_reference_on_the_gpu(wide_bundle_dir, wide_blocks, runtime, precision):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if runtime != "fused" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no CUDA provider")
+    from bundle import open_bundle
+    from infer.parity import compare, judge
+    from infer.session import SessionOptions, open_session
+
+    bundle = open_bundle(wide_bundle_dir)
+    blocks, qindex, _ = wide_blocks
+    session = open_session(bundle, runtime, SessionOptions(precision=precision))
+    reference = open_session(bundle, "torch", SessionOptions()).predict(blocks, qindex)
+    for count in (1, 65, 2048):
+        report = compare(reference.logits[:count], session.predict(blocks[:count], qindex[:count]).logits)
+        assert judge(report, precision) == [], (count, report.summary())
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -294,15 +314,18 @@ def test_a_cuda_error_on_the_way_saves_what_was_finished(bundle_dir, real_blocks
         np.testing.assert_array_equal(saved["partition"][:1024], saved["partition"][-1024:])
 
 
-def test_a_package_for_cuda_agrees_with_the_reference(run_dir, real_blocks, tmp_path):
+@pytest.mark.parametrize("border", [0, 8])
+def test_a_package_for_cuda_agrees_with_the_reference(request, tmp_path, border):
     from bundle import open_bundle
     from export.run import ExportTask, export_run
     from infer.parity import compare, judge
     from infer.session import SessionOptions, open_session
 
+    names = ("wide_run_dir", "wide_blocks") if border else ("run_dir", "real_blocks")
+    run_dir, pairs = map(request.getfixturevalue, names)
     export_run(ExportTask(run_dir, tmp_path / "b", precisions=("fp32", "fp16"), package="cuda"), lambda _: None)
     bundle = open_bundle(tmp_path / "b")
-    blocks, qindex, _ = real_blocks
+    blocks, qindex, _ = pairs
     reference = open_session(bundle, "torch", SessionOptions()).predict(blocks, qindex)
     for precision in ("fp32", "fp16"):
         session = open_session(bundle, "aotinductor", SessionOptions(precision=precision))

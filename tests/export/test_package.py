@@ -86,16 +86,18 @@ def test_what_cannot_be_built_is_refused_first(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_package_is_built_certified_and_run(run_dir, real_blocks, tmp_path):
+@pytest.mark.parametrize("border", [0, 8])
+def test_a_package_is_built_certified_and_run(request, tmp_path, border):
     from export.run import ExportTask, export_run
 
+    names = ("wide_run_dir", "wide_blocks") if border else ("run_dir", "real_blocks")
+    run_dir, (blocks, qindex, _) = map(request.getfixturevalue, names)
     manifest = export_run(ExportTask(run_dir, tmp_path / "b", package="cpu"), lambda _: None)
     [name] = [n for n, e in manifest.files.items() if e.kind == "package"]
     assert name == f"model.fp32.{local_target('cpu')}.aotinductor-{torch_release()}.pt2"
     assert set(manifest.files[name].parity) == {"8 bit", "reference"}
     bundle = open_bundle(tmp_path / "b")
     session = open_session(bundle, "aotinductor", SessionOptions())
-    blocks, qindex, _ = real_blocks
     expected = open_session(bundle, "torch", SessionOptions()).predict(blocks, qindex)
     for count in (1, 2, 333, 2048):  # the batch is dynamic
         found = session.predict(blocks[:count], qindex[:count])
