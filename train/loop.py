@@ -216,7 +216,9 @@ class StageLoop:
             "lr": float(self.optimizer.param_groups[0]["lr"]),
         }
         if self.net.auxiliary is not None:
-            entry["auxiliary_log_loss"] = auxiliary_log_loss(self._judged_net, self.judge_data)
+            entry["auxiliary_log_loss"] = auxiliary_log_loss(
+                self._judged_net, self.judge_data, EVALUATION_BATCH[self.world.device.type]
+            )
         return entry
 
     def _record(self, entry: dict[str, Any]) -> None:
