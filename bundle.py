@@ -94,6 +94,11 @@ class Manifest:
     metrics: dict[str, Any]
     versions: dict[str, str]
 
+    @property
+    def border(self) -> int:
+        """Samples around each 16x16 block that the model sees, 0 or 8; bundles from before there was a border: 0."""
+        return int(self.model.get("border", 0))
+
     def threshold(self, share: str) -> float:
         """The threshold of candidate sets that keeps that share of true types, 0-1 (docs/DESIGN.md, Candidate sets).
 

@@ -93,6 +93,11 @@ def main(debug: bool) -> None:
 @click.option(
     "--trunk", type=click.Choice(["compact", "accurate", "resnet18"]), help="Default: compact, or the checkpoint's."
 )
+@click.option(
+    "--border",
+    type=click.Choice(["0", "8"]),
+    help="Samples around a block seen too.  [default: 0, or the checkpoint's]",
+)
 @click.option("--qindex-input", type=click.Choice(["film", "none"]), default="film", help="How the model sees qindex.")
 @click.option("--stage", type=click.Choice(["all", "1", "2", "3"]), help="Default: all; 2 and 3 with a checkpoint.")
 @click.option("--stage1-checkpoint", type=folder, help="Run whose earlier stages to start from.")
@@ -129,6 +134,7 @@ def train(
     dataset_dir: Path,
     output_dir: Path,
     trunk: str | None,
+    border: str | None,
     qindex_input: str,
     stage: str | None,
     stage1_checkpoint: Path | None,
@@ -152,14 +158,15 @@ def train(
     from train.run import train_run
 
     if stage1_checkpoint is not None:
-        trunk = trunk or checkpoint_model(stage1_checkpoint).trunk
+        earlier = checkpoint_model(stage1_checkpoint)
+        trunk, border = trunk or earlier.trunk, border or str(earlier.border)
     trunk = trunk or "compact"
     stages = {"all": (1, 2, 3), "1": (1,), "2": (2,), "3": (3,), None: (2, 3) if stage1_checkpoint else (1, 2, 3)}[
         stage
     ]
     config = _config(
         lambda: TrainConfig(
-            model=ModelConfig(trunk, qindex_input, adapter_reduction, adapters),
+            model=ModelConfig(trunk, qindex_input, adapter_reduction, adapters, border=int(border or 0)),
             stages=stages,
             stage1_loss=stage1_loss or ("binary" if trunk == "resnet18" else "joint"),
             loss=loss or "cross-entropy",

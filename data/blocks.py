@@ -1,4 +1,4 @@
-"""Cut luma planes into the 16x16 blocks that the model sees, and put per-block results back onto the frame."""
+"""Cut luma planes into the 16x16 blocks that the model sees, with a border or without, and tell how many there are."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from numpy.typing import NDArray
 from partition import NODE_SIZE
 
 
-def cut_blocks(luma: NDArray[np.integer]) -> NDArray[np.integer]:
-    """All 16x16 blocks of a luma plane in raster order; blocks at the frame edge replicate the last row or column.
+def cut_blocks(luma: NDArray[np.integer], border: int = 0) -> NDArray[np.integer]:
+    """All 16x16 blocks of a luma plane in raster order; beyond the frame's edges the last row or column goes on.
 
     Args:
         luma: samples [H, W], uint8 or uint16, H and W at least 1.
+        border: how many samples around each block come with it: the plane's own, replicated beyond its edges.
 
     Returns:
-        [ceil(H/16) * ceil(W/16), 16, 16], same dtype, contiguous.
+        [ceil(H/16) * ceil(W/16), S, S] with S = 16 + 2 border, same dtype, contiguous.
     """
     height, width = luma.shape
     rows, cols = node_grid(width, height)
-    padded = np.pad(luma, ((0, rows * NODE_SIZE - height), (0, cols * NODE_SIZE - width)), mode="edge")
-    tiles = padded.reshape(rows, NODE_SIZE, cols, NODE_SIZE).swapaxes(1, 2)
-    return np.ascontiguousarray(tiles).reshape(rows * cols, NODE_SIZE, NODE_SIZE)
+    below, right = rows * NODE_SIZE - height + border, cols * NODE_SIZE - width + border
+    padded = np.pad(luma, ((border, below), (border, right)), mode="edge")
+    side = NODE_SIZE + 2 * border
+    tiles = np.lib.stride_tricks.sliding_window_view(padded, (side, side))[::NODE_SIZE, ::NODE_SIZE]
+    return np.ascontiguousarray(tiles).reshape(rows * cols, side, side)
 
 
 def node_grid(width: int, height: int) -> tuple[int, int]:

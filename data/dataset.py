@@ -50,7 +50,7 @@ class BlockSet:
     Each block appears once in `blocks` and once for each of its encodes in the three arrays below.
 
     Attributes:
-        blocks: luma samples [B, 16, 16], uint8 or uint16.
+        blocks: luma samples [B, S, S], uint8 or uint16; S is 16, or 32 for blocks with a border of 8.
         block: row of `blocks` of each labelled pair, int64 [M].
         qindex: uint8 [M], 0-255.
         label: partition id 0-9 or COVERED, uint8 [M].
@@ -277,22 +277,28 @@ def check_splits(dataset: Dataset) -> None:
             )
 
 
-def load_split(dataset: Dataset, split: str) -> BlockSet:
+def load_split(dataset: Dataset, split: str, border: int = 0) -> BlockSet:
     """Read all labelled blocks of a split: every node that lies wholly inside its frame, at every qindex.
+
+    Args:
+        dataset: an opened one.
+        split: one of SPLITS.
+        border: as `data.blocks.cut_blocks`; which pairs there are, and their order, is the same with any.
 
     Raises:
         InputError: as `Dataset.luma` and `Dataset.labels`; or if pictures of different bit depth mix.
     """
-    return load_pictures(dataset, dataset.of_split(split), f"split '{split}'")
+    return load_pictures(dataset, dataset.of_split(split), f"split '{split}'", border)
 
 
-def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str) -> BlockSet:
+def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str, border: int = 0) -> BlockSet:
     """Read all labelled blocks of some pictures, as `load_split`.
 
     Args:
         dataset: whose pictures they are.
         pictures: one at least.
         what: names them in an error.
+        border: as `load_split`.
 
     Raises:
         InputError: as `load_split`.
@@ -300,7 +306,7 @@ def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str) ->
     depths = {p.bit_depth for p in pictures}
     if len(depths) > 1:
         raise InputError(f"{what} mixes bit depths {sorted(depths)}", "keep one depth per dataset")
-    parts = list(_labelled(dataset, pictures))
+    parts = list(_labelled(dataset, pictures, border))
     starts = np.cumsum([0] + [len(blocks) for blocks, _, _ in parts])
     pairs = [label.shape[1] * len(qindex) for _, qindex, label in parts]
     return BlockSet(
@@ -317,17 +323,18 @@ def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str) ->
 
 
 def _labelled(
-    dataset: Dataset, pictures: tuple[Picture, ...]
+    dataset: Dataset, pictures: tuple[Picture, ...], border: int
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]]:
-    """For each picture: its whole blocks [B, 16, 16], qindex [Q], labels [Q, B]."""
+    """For each picture: its whole blocks [B, S, S], qindex [Q], labels [Q, B]."""
 
     def read(picture: Picture) -> tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]:
         luma = dataset.luma(picture)
         qindex, partition = dataset.labels(picture)
         rows, cols = partition.shape[1:]
         grid = node_grid(picture.width, picture.height)
-        whole = cut_blocks(luma).reshape(*grid, 16, 16)[:rows, :cols]
-        return whole.reshape(-1, 16, 16), qindex, partition.reshape(len(qindex), -1)
+        blocks = cut_blocks(luma, border)
+        whole = blocks.reshape(*grid, *blocks.shape[1:])[:rows, :cols]
+        return whole.reshape(-1, *blocks.shape[1:]), qindex, partition.reshape(len(qindex), -1)
 
     # Pictures are decoded and labels worked out mostly without the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -340,7 +347,7 @@ def class_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def write_blocks(pairs: BlockSet, output: Path) -> Path:
-    """Write a split as what `predict` reads: blocks [M, 16, 16] to `output`, qindex uint8 [M] beside it.
+    """Write a split as what `predict` reads: blocks [M, S, S] to `output`, qindex uint8 [M] beside it.
 
     Args:
         pairs: the split.

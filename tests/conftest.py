@@ -61,19 +61,29 @@ def real_blocks(sample_val):
 
 
 @pytest.fixture(scope="session")
-def trained_like(real_blocks):
+def wide_blocks(sample):
+    """real_blocks with borders of 8: the same pairs, uint8 [N,32,32], int32 [N], uint8 [N]."""
+    from data.dataset import load_split
+
+    pairs = load_split(sample, "val", border=8)
+    pick = np.random.default_rng(0).permutation(len(pairs))[:2048]
+    return pairs.blocks[pairs.block[pick]], pairs.qindex[pick].astype(np.int32), pairs.label[pick]
+
+
+@pytest.fixture(scope="session")
+def trained_like(real_blocks, wide_blocks):
     """Factory: a model of that configuration that behaves as if trained (see helpers.make_trained_like)."""
     import torch
 
     from train.model import ModelConfig, PartitionModel
 
-    blocks, qindex = (torch.from_numpy(a[:512]) for a in real_blocks[:2])
     made = {}
 
     def make(seed: int = 0, **config):
         key = seed, ModelConfig(**config)
         if key not in made:
             torch.manual_seed(seed)
+            blocks, qindex = (torch.from_numpy(a[:512]) for a in (wide_blocks if key[1].border else real_blocks)[:2])
             made[key] = helpers.make_trained_like(PartitionModel(key[1]), seed, blocks, qindex)
         return copy.deepcopy(made[key])
 

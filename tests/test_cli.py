@@ -22,6 +22,7 @@ OPTIONS = {
         "--dataset-dir": "data/sample",
         "--output-dir": "runs/default",
         "--trunk": None,
+        "--border": None,
         "--qindex-input": "film",
         "--stage": None,
         "--stage1-checkpoint": None,
@@ -283,6 +284,25 @@ def test_train_says_what_it_reads_uses_and_writes(cli, tiny_dataset, tmp_path):
         assert f"stage {stage} epoch  1: train loss" in ended.out
         assert re.search(rf"^100 %, 0 s left, stage {stage}, epoch 1", ended.err, re.M), "each stage shows progress"
     assert not ended.complaints
+
+
+def test_a_border_is_trained_taught_with_and_evaluated(cli, tiny_dataset, tmp_path):
+    data = ("--dataset-dir", tiny_dataset, "--epochs", 1, "--device", "cpu", "--stage", 1)
+    ended = cli("train", *data, "--output-dir", tmp_path / "wide", "--border", 8)
+    assert ended.code == 0 and "blocks 32x32" in ended.out
+    ended = cli("evaluate", tmp_path / "wide", "--dataset-dir", tiny_dataset, "--json")
+    assert ended.code == 0 and ended.json["evaluation"]["all"]["count"] == 256
+    picture = ("--overlay", "skimage_coffee", tmp_path / "overlay.png")
+    assert cli("evaluate", tmp_path / "wide", "--dataset-dir", tiny_dataset, *picture).code == 0
+    ended = cli("train", *data, "--output-dir", tmp_path / "student", "--teacher", tmp_path / "wide")
+    assert ended.code == 0 and "blocks 16x16" in ended.out
+    refused = cli("train", *data, "--output-dir", tmp_path / "r", "--border", 8, "--teacher", tmp_path / "student")
+    assert refused.code == 2 and "border" in refused.err and not (tmp_path / "r").exists()
+    words = ("train", "--dataset-dir", tiny_dataset, "--epochs", 1, "--device", "cpu", "--stage", 2)
+    ended = cli(*words, "--output-dir", tmp_path / "later", "--stage1-checkpoint", tmp_path / "wide")
+    assert ended.code == 0 and "blocks 32x32" in ended.out, "the checkpoint's border, unless another is asked for"
+    refused = cli(*words, "--output-dir", tmp_path / "r", "--stage1-checkpoint", tmp_path / "wide", "--border", 0)
+    assert refused.code == 6 and "--border 8" in refused.err
 
 
 def test_evaluate_says_what_it_reads_uses_and_writes(cli, run_dir, bundle_dir, tiny_dataset, tmp_path):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.dataset import BlockSet
-from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, TRANSPOSE
+from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, NODE_SIZE, TRANSPOSE
 from train.quantiser import scaled_qindex
 
 AUGMENTATIONS = ("none", "flips", "contrast", "mixup", "cutmix")
@@ -26,7 +26,7 @@ MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the device: blocks [N, 16, 16] integer, qindex int64 [N], label int64 [N] (0-9 or 255).
+    """One batch on the device: blocks [N, S, S] integer, qindex int64 [N], label int64 [N] (0-9 or 255).
 
     Where blocks are mixed of two, `other` is the second one's label, and `share` the first one's weight, 0-1.
     `soft` holds a teacher's probabilities, float32 [N, 10].
@@ -44,7 +44,7 @@ class DeviceBlocks:
     """A BlockSet on a device.
 
     Attributes:
-        blocks: [B, 16, 16], uint8 or int32.
+        blocks: [B, S, S], uint8 or int32; S is 16, or 32 for blocks with a border of 8.
         block, qindex, label: int64 [M]; see BlockSet.
         bit_depth: of the samples.
     """
@@ -98,6 +98,13 @@ def _draw(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(edges, at, right=True).clamp_max(len(weight) - 1)
 
 
+def without_border(batch: Batch) -> Batch:
+    """The batch with the 16x16 middle of each of its blocks alone."""
+    margin = (batch.blocks.shape[-1] - NODE_SIZE) // 2
+    inner = slice(margin, margin + NODE_SIZE)
+    return replace(batch, blocks=batch.blocks[:, inner, inner])
+
+
 _LABEL_TABLES = {"left-right": FLIP_LEFT_RIGHT, "up-down": FLIP_UP_DOWN, "transpose": TRANSPOSE}
 
 
@@ -125,6 +132,7 @@ def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batc
     the price of a bit grow alike, so the best partition stays.
     "flips" is one of the eight symmetries of the square; "mixup" (Zhang et al., ICLR 2018) and "cutmix" (Yun et al.,
     ICCV 2019) come on top of it, with weights from Beta(0.2, 0.2) and Beta(1, 1); "none" gives the batch back.
+    Blocks may have a border for all but "cutmix", whose weights are shares of a whole block's area.
     """
     if augmentation == "none":
         return batch
@@ -141,7 +149,7 @@ def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batc
 
 
 def _contrast(batch: Batch) -> Batch:
-    """Blocks as float32 [N, 16, 16], below 0 too: the model subtracts their mean, and no value is clipped or rounded.
+    """Blocks as float32 [N, S, S], below 0 too: the model subtracts their mean, and no value is clipped or rounded.
 
     Draws come from the device's own generator, which each epoch seeds, as dropout's do.
     """

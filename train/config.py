@@ -100,6 +100,8 @@ class TrainConfig:
             raise ValueError("calibration_pictures is one of the whole numbers from 0")
         if self.augmentation == "contrast" and self.model.trunk == "resnet18":
             raise ValueError("augmentation is one of the others for resnet18, which does not subtract a block's mean")
+        if self.augmentation == "cutmix" and self.model.border:
+            raise ValueError("augmentation is one of the others with a border: cutmix cuts whole blocks")
         if self.passes < 1:
             raise ValueError("an epoch is one pass at least")
         if self.epochs < 1 or self.batch_size < 2:

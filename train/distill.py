@@ -17,7 +17,11 @@ from train.model import PartitionModel, chain_rule
 
 
 class Teacher:
-    """A finished model that says how likely each partition of a batch is."""
+    """A finished model that says how likely each partition of a batch is.
+
+    One that sees blocks with a border may teach one that does not: it then says what can be known of a block at most,
+    and the student learns what of it the block itself tells (privileged information, Lopez-Paz et al., ICLR 2016).
+    """
 
     def __init__(self, model: PartitionModel, device: torch.device, autocast: bool) -> None:
         order = torch.channels_last if device.type == "cuda" else torch.contiguous_format

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from errors import InputError, UsageError
 from train.average import Average
-from train.batches import Batch, DeviceBlocks, augment, epoch_indices
+from train.batches import Batch, DeviceBlocks, augment, epoch_indices, without_border
 from train.config import Progress, TrainConfig
 from train.counts import HeadCounts
 from train.distill import Teacher
@@ -187,6 +187,9 @@ class StageLoop:
         depth = self.train_data.bit_depth
         if self.teacher is not None:
             batch = replace(batch, soft=self.teacher(batch, depth))
+        if not self.config.model.border:
+            # Only a teacher may have seen more.
+            batch = without_border(batch)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.autocast == "bf16"):
             loss, logits = self._parallel(batch, depth)
         self.optimizer.zero_grad(set_to_none=True)

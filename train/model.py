@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partition import HEADS, LOGITS, MacroClass, head_slices
+from partition import HEADS, LOGITS, NODE_SIZE, MacroClass, head_slices
 from train.layers import ConvAdapter, Head, LowRankAdapter, ParallelAdapter, QindexEmbedding
 from train.trunks import TRUNKS, Trunk
 
 EMBEDDING_WIDTH = 32
 ADAPTERS = ("series", "parallel", "lora", "none")
+BORDERS = (0, 8)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ModelConfig:
         adapters: "series"; "parallel" to the trunk's tail; "lora", low-rank linear ones in series; or "none" for the
             control that trains heads on the bare frozen trunk.
         temperature: "none", or "qindex" for logits that each head's temperature at the qindex divides.
+        border: samples around each 16x16 block that the model sees too: 0 or 8.
     """
 
     trunk: str = "compact"
@@ -39,6 +41,7 @@ class ModelConfig:
     adapter_reduction: int = 4
     adapters: str = "series"
     temperature: str = "none"
+    border: int = 0
 
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:
@@ -49,9 +52,16 @@ class ModelConfig:
             raise ValueError(f"adapters is one of {', '.join(ADAPTERS)}, not {self.adapters!r}")
         if self.temperature not in ("none", "qindex"):
             raise ValueError(f"temperature is 'none' or 'qindex', not {self.temperature!r}")
+        if self.border not in BORDERS:
+            raise ValueError(f"border is one of {', '.join(map(str, BORDERS))}, not {self.border!r}")
         narrow = min(TRUNKS[self.trunk].adapter_channels)
         if not 1 <= self.adapter_reduction <= narrow or narrow % self.adapter_reduction:
             raise ValueError(f"adapter_reduction {self.adapter_reduction} does not divide {narrow} channels")
+
+    @property
+    def side(self) -> int:
+        """Of the blocks that the model reads, in samples: 16, or 32 with a border."""
+        return NODE_SIZE + 2 * self.border
 
 
 def _head_widths(features: int) -> dict[str, tuple[int, ...]]:
@@ -83,7 +93,7 @@ class PartitionModel(nn.Module):
         super().__init__()
         self.config = config
         with_qindex = config.qindex_input == "film"
-        self.trunk: Trunk = TRUNKS[config.trunk](EMBEDDING_WIDTH if with_qindex else 0)
+        self.trunk: Trunk = TRUNKS[config.trunk](EMBEDDING_WIDTH if with_qindex else 0, 2 if config.border else 1)
         self.embedding = QindexEmbedding(EMBEDDING_WIDTH) if with_qindex else None
         self.adapters = nn.ModuleList(_adapters(config, self.trunk.adapter_channels))
         shallow, deep = self.trunk.head_dropout
@@ -102,7 +112,7 @@ class PartitionModel(nn.Module):
         """Everything up to the first adapter, and the qindex embedding (None without qindex input).
 
         Args:
-            blocks: raw samples, integer [N, 16, 16], 0 to 2^bit_depth - 1.
+            blocks: raw samples, integer [N, S, S] with S the configuration's `side`, 0 to 2^bit_depth - 1.
             qindex: integer [N], 0-255.
             bit_depth: 8, 10 or 12; a scalar integer tensor in the exported graph for high bit depth.
         """
@@ -110,7 +120,7 @@ class PartitionModel(nn.Module):
             scale: float | Tensor = 1.0 / ((1 << bit_depth) - 1)
         else:
             scale = 1.0 / self.sample_maximum.index_select(0, bit_depth.reshape(1))
-        x = blocks.to(self.sample_maximum.dtype)[:, None] * scale
+        x = luma_channels(blocks.to(self.sample_maximum.dtype)) * scale
         embedding = None if self.embedding is None else self.embedding(qindex)
         return self.trunk.body(x, embedding), embedding
 
@@ -136,6 +146,20 @@ class PartitionModel(nn.Module):
     def sharpened(self, logits: Tensor, qindex: Tensor) -> Tensor:
         """Logits float [N, 14] over their temperatures at qindex, integer [N]."""
         return logits if self.sharpness is None else logits * F.embedding(qindex, self.sharpness)
+
+
+def luma_channels(samples: Tensor) -> Tensor:
+    """What a trunk sees of blocks, float [N, 1 or 2, 16, 16]: with a border, the block as it is, and behind it the
+    whole area at half resolution (means of 2x2 samples), the block's own 8x8 means amid those of its neighbours.
+
+    Args:
+        samples: float [N, 16, 16] or [N, 32, 32].
+    """
+    if samples.shape[-1] == NODE_SIZE:
+        return samples[:, None]
+    margin = (samples.shape[-1] - NODE_SIZE) // 2
+    inner = slice(margin, margin + NODE_SIZE)
+    return torch.cat([samples[:, None, inner, inner], F.avg_pool2d(samples[:, None], 2)], 1)
 
 
 def chain_rule(logits: Tensor) -> Tensor:

@@ -24,12 +24,12 @@ def write_overlay(artefact: Path, dataset_dir: Path, picture_name: str, output: 
     """
     dataset = open_dataset(dataset_dir)
     (picture,) = dataset.named([picture_name])
-    session = open_artefact(artefact, SessionOptions(picture.bit_depth), announce).session
+    opened = open_artefact(artefact, SessionOptions(picture.bit_depth), announce)
     luma = dataset.luma(picture)
     qindex, labels = dataset.labels(picture)
     middle = len(qindex) // 2
-    blocks = cut_blocks(luma)
-    prediction = session.predict(blocks, np.full(len(blocks), qindex[middle]))
+    blocks = cut_blocks(luma, opened.border)
+    prediction = opened.session.predict(blocks, np.full(len(blocks), qindex[middle]))
     rows, cols = labels.shape[1:]
     grid = prediction.partition.reshape(node_grid(picture.width, picture.height))[:rows, :cols]
     title = f"{picture.name}, {picture.split} split, qindex {qindex[middle]}, 16x16 nodes"

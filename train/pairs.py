@@ -17,7 +17,7 @@ class RunPairs:
     """All pairs of a run, on its device.
 
     Attributes:
-        train, val: of the dataset's splits; train without the pictures set aside.
+        train, val: of the dataset's splits; train without the pictures set aside, and with a teacher's border.
         calib: of the train pictures set aside, or None.
         calib_pictures: their names.
     """
@@ -38,13 +38,17 @@ class RunPairs:
         return f"{len(self.train):,} train{aside} and {len(self.val):,} val pairs of block and qindex"
 
 
-def load_pairs(dataset: Dataset, calibration: int, device: torch.device) -> RunPairs:
+def load_pairs(
+    dataset: Dataset, calibration: int, device: torch.device, border: int = 0, teacher_border: int = 0
+) -> RunPairs:
     """Read the splits train and val.
 
     Args:
         dataset: an opened one.
         calibration: how many train pictures to set aside.
         device: where the pairs are kept.
+        border: samples around each block that the model sees.
+        teacher_border: those that its teacher sees, who looks at train pairs alone.
 
     Raises:
         InputError: whatever is wrong with the dataset, or if too few pictures are left to train on.
@@ -52,8 +56,12 @@ def load_pairs(dataset: Dataset, calibration: int, device: torch.device) -> RunP
     train = dataset.of_split("train")
     aside = set(calibration_pictures([p.name for p in train], calibration))
     parts = [tuple(p for p in train if (p.name in aside) == chosen) for chosen in (False, True)]
-    rest, calib = (DeviceBlocks(load_pictures(dataset, p, "split 'train'"), device) if p else None for p in parts)
-    val = DeviceBlocks(load_split(dataset, "val"), device)
+    borders = max(border, teacher_border), border
+    rest, calib = (
+        DeviceBlocks(load_pictures(dataset, p, "split 'train'", b), device) if p else None
+        for p, b in zip(parts, borders, strict=True)
+    )
+    val = DeviceBlocks(load_split(dataset, "val", border), device)
     assert rest is not None
     if rest.bit_depth != val.bit_depth or (calib is not None and calib.bit_depth != val.bit_depth):
         raise InputError(f"train is {rest.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")

@@ -42,10 +42,12 @@ class Artefact:
     Attributes:
         session: what computes.
         evaluation: the run's validation metrics, as run.json or the manifest has them.
+        border: samples around each block that the model sees.
     """
 
     session: Session
     evaluation: dict[str, Any]
+    border: int
 
 
 def open_artefact(path: Path, options: SessionOptions, announce: Announce) -> Artefact:
@@ -58,14 +60,16 @@ def open_artefact(path: Path, options: SessionOptions, announce: Announce) -> Ar
     if (path / MANIFEST_FILE).exists():
         bundle = open_bundle(path)
         session, evaluation = open_session(bundle, "auto", options, announce), bundle.manifest.metrics
+        border = bundle.manifest.border
     else:
         from infer.torch_session import TorchSession
         from train.checkpoint import open_run
 
         run = open_run(path)
         session, evaluation = TorchSession.of_model(run.model, options.bit_depth), run.info.get("evaluation", {})
+        border = run.model.config.border
     announce(f"{path}: {session.info.describe()}")
-    return Artefact(session, evaluation)
+    return Artefact(session, evaluation, border)
 
 
 def evaluate_artefact(
@@ -79,9 +83,11 @@ def evaluate_artefact(
     Raises:
         ToolkitError: whatever is wrong with artefact or dataset.
     """
-    pairs = load_split(open_dataset(dataset_dir), split)
+    dataset = open_dataset(dataset_dir)
+    depth = dataset.of_split(split)[0].bit_depth
+    artefact = open_artefact(path, SessionOptions(depth), announce)
+    pairs = load_split(dataset, split, artefact.border)
     announce(f"{dataset_dir}, split {split}: {len(pairs.pictures)} pictures, {len(pairs):,} pairs of block and qindex")
-    artefact = open_artefact(path, SessionOptions(pairs.bit_depth), announce)
     keep = recorded_keep(artefact.evaluation)
     if keep is None:
         announce(f"{path} holds no candidate thresholds: fitted on this split itself")

@@ -61,22 +61,36 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
         dataset_sha256 = dataset.sha256()
         if here.leads:
             check_splits(dataset)
-        pairs = load_pairs(dataset, config.calibration_pictures, here.device)
-        teacher = _teacher(task, here)
+        teacher = _teacher(task, config)
+        teacher_border = 0 if teacher is None else teacher.model.config.border
+        pairs = load_pairs(dataset, config.calibration_pictures, here.device, config.model.border, teacher_border)
         if here.leads:
             announce(f"dataset {task.dataset_dir}: {pairs.describe()}")
             stages = ", ".join(map(str, config.stages))
             if start is not None:
                 announce(f"starts from {start.root}: trunk {start.model.config.trunk}, weights {start.sha256[:12]}")
-            announce(f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages}")
+            announce(
+                f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages};"
+                f" blocks {config.model.side}x{config.model.side}"
+            )
         run = _Run(task, config, here, dataset_sha256, start, pairs, teacher)
         return run.train(progress, announce)
 
 
-def _teacher(task: TrainTask, here: World) -> Run | None:
-    if (task.teacher is None) != (task.config.distillation == 0.0):
+def _teacher(task: TrainTask, config: TrainConfig) -> Run | None:
+    if (task.teacher is None) != (config.distillation == 0.0):
         raise UsageError("a teacher and how much it counts go together", "give --teacher RUN, or --distillation 0")
-    return None if task.teacher is None else open_run(task.teacher)
+    if task.teacher is None:
+        return None
+    run = open_run(task.teacher)
+    sees, border = run.model.config.border, config.model.border
+    if sees < border:
+        message = f"the teacher {task.teacher} sees blocks with a border of {sees}, the student one of {border}"
+        raise UsageError(message, f"train with --border {sees}, or take a teacher with --border {border}")
+    if sees and config.augmentation == "cutmix":
+        message = f"cutmix cuts whole blocks, and the teacher {task.teacher} sees a border of {sees} around them"
+        raise UsageError(message, "take another --augmentation, or a teacher without a border")
+    return run
 
 
 def _earlier_run(task: TrainTask) -> Run | None:
@@ -98,6 +112,9 @@ def _config_for(task: TrainTask, start: Run | None) -> TrainConfig:
         raise ArtefactError(
             f"{start.root} holds a {have.trunk} trunk, --trunk says {asked}", f"use --trunk {have.trunk}"
         )
+    if have.border != model.border:
+        message = f"{start.root} sees blocks with a border of {have.border}, --border says {model.border}"
+        raise ArtefactError(message, f"use --border {have.border}")
     return replace(task.config, model=replace(model, qindex_input=have.qindex_input))
 
 
@@ -182,6 +199,9 @@ class _Run:
         if not self.task.resume:
             return None
         saved = load_resume(self.task.output_dir)
+        with suppress(KeyError, TypeError, AttributeError):
+            # Runs that were interrupted before there was a border had none.
+            saved["identity"]["config"]["model"].setdefault("border", 0)
         if saved["identity"] != self.identity:
             differing = [k for k, v in self.identity.items() if saved["identity"].get(k) != v]
             raise ArtefactError(

@@ -4,6 +4,7 @@
                     └► adapter ─► tail ─► adapter ─► pool ─► features of stages 2 and 3    [N, features]
 
 `adapter_channels` are the widths at the two adapters. `embedding` is qindex, float32 [N, E], or None.
+Luma has one channel, the block; or two with a border: the block, and all of the bordered block at half its resolution.
 """
 
 from __future__ import annotations
@@ -25,8 +26,14 @@ class Trunk(nn.Module):
     head_dropout: ClassVar[tuple[float, float]]
     films: nn.ModuleList
 
+    def __init__(self, embedding: int = 0, luma: int = 1) -> None:
+        """`embedding` is the width of the qindex embedding, 0 without; `luma` the channels that `body` is given."""
+        del embedding
+        super().__init__()
+        self.luma = luma
+
     def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
-        """Scaled luma float32 [N, 1, 16, 16], 0-1, to the map at the first adapter [N, adapter_channels[0], h, w]."""
+        """From scaled luma float32 [N, 1 or 2, 16, 16], 0-1, to the first adapter's [N, adapter_channels[0], h, w]."""
         raise NotImplementedError
 
     def tail(self, x: Tensor, embedding: Tensor | None) -> Tensor:
@@ -40,6 +47,11 @@ class Trunk(nn.Module):
     def _film(self, i: int, x: Tensor, embedding: Tensor | None) -> Tensor:
         return x if embedding is None else self.films[i](x, embedding)
 
+    def _minus_mean(self, x: Tensor) -> Tensor:
+        """Every channel of the luma minus the mean of the first one, which is the block itself."""
+        # A single channel is taken as it is: a slice of all of it would be an operation of the exported graph.
+        return x - (x if self.luma == 1 else x[:, :1]).mean((2, 3), keepdim=True)
+
 
 class ResNet18Trunk(Trunk):
     """ResNet-18 with SE and spatial attention, as docs/SEED_SYSTEM.md of the research system has it.
@@ -51,9 +63,9 @@ class ResNet18Trunk(Trunk):
     features = 512
     head_dropout = (0.3, 0.4)
 
-    def __init__(self, embedding: int) -> None:
-        super().__init__()
-        self.stem = ConvBN(1, 64, 7, 2, 3)
+    def __init__(self, embedding: int, luma: int = 1) -> None:
+        super().__init__(embedding, luma)
+        self.stem = ConvBN(luma, 64, 7, 2, 3)
         widths = (64, 64, 128, 256, 512)
         for i, (a, b) in enumerate(itertools.pairwise(widths), 1):
             setattr(self, f"layer{i}", nn.Sequential(BasicBlock(a, b, 1 if i == 1 else 2), BasicBlock(b, b)))
@@ -94,10 +106,10 @@ class CompactTrunk(Trunk):
     features = 320
     head_dropout = (0.1, 0.1)
 
-    def __init__(self, embedding: int) -> None:
-        super().__init__()
+    def __init__(self, embedding: int, luma: int = 1) -> None:
+        super().__init__(embedding, luma)
         a, b, c = 64, 160, 320
-        self.stem = ConvBN(1, a, 8, 4, 2)
+        self.stem = ConvBN(luma, a, 8, 4, 2)
         self.stage1 = nn.Sequential(BasicBlock(a, a))
         self.merge1 = ConvBN(a, b, 2, 2)
         self.stage2 = nn.Sequential(BasicBlock(b, b), BasicBlock(b, b))
@@ -107,7 +119,7 @@ class CompactTrunk(Trunk):
 
     def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """As Trunk.body: [N, 160, 2, 2]."""
-        x = self.stem(x - x.mean((2, 3), keepdim=True))
+        x = self.stem(self._minus_mean(x))
         x = self.stage1(F.relu(self._film(0, x, embedding)))
         return self.stage2(F.relu(self._film(1, self.merge1(x), embedding)))
 
@@ -131,10 +143,10 @@ class AccurateTrunk(Trunk):
     maps = ((64, 2, 3), (128, 3, 3), (176, 2, 3), (352, 2, 1))
     """Channels, blocks and kernel at 8x8, 4x4, 2x2 and 1x1."""
 
-    def __init__(self, embedding: int) -> None:
-        super().__init__()
+    def __init__(self, embedding: int, luma: int = 1) -> None:
+        super().__init__(embedding, luma)
         widths = [width for width, _, _ in self.maps]
-        self.merges = nn.ModuleList([ConvBN(1, widths[0], 4, 2, 1)])
+        self.merges = nn.ModuleList([ConvBN(luma, widths[0], 4, 2, 1)])
         self.merges.extend(ConvBN(a, b, 2, 2) for a, b in itertools.pairwise(widths))
         self.stages = nn.ModuleList(
             nn.Sequential(*(BasicBlock(width, width, kernel=kernel) for _ in range(blocks)))
@@ -144,7 +156,7 @@ class AccurateTrunk(Trunk):
 
     def body(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         """As Trunk.body: [N, 176, 2, 2]."""
-        x = x - x.mean((2, 3), keepdim=True)
+        x = self._minus_mean(x)
         for i in range(3):
             x = self._stage(i, x, embedding)
         return x

@@ -76,6 +76,26 @@ def test_a_split_holds_the_slow_twins_pairs(root, split):
     assert found.bit_depth == 8 and found.blocks.dtype == np.uint8
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_border_changes_neither_pairs_nor_their_order(root, split):
+    plain, wide = (load_split(open_dataset(root), split, border) for border in (0, 8))
+    assert np.array_equal(wide.blocks[:, 8:24, 8:24], plain.blocks) and wide.blocks.shape[1:] == (32, 32)
+    for name in ("block", "qindex", "label", "picture"):
+        assert np.array_equal(getattr(wide, name), getattr(plain, name))
+    assert wide.pictures == plain.pictures and wide.blocks.dtype == np.uint8
+
+
+def test_a_border_holds_the_pictures_own_samples_even_those_of_no_whole_node(root):
+    """Picture d is 33x71: right of its second node lies one column more, then that column again."""
+    found = load_split(open_dataset(root), "test", border=8)
+    luma = random_luma(3, 33, 71)
+    padded = np.pad(luma, 8, mode="edge")
+    for place, block in enumerate(found.blocks):
+        row, col = divmod(place, 2)
+        assert np.array_equal(block, padded[16 * row : 16 * row + 32, 16 * col : 16 * col + 32])
+    assert len(found.blocks) == 8 and not np.array_equal(luma[:, 31], luma[:, 32])
+
+
 @pytest.mark.parametrize("bit_depth", [10, 12])
 def test_high_bit_depth_samples_come_as_they_are(tmp_path, bit_depth):
     write_random_dataset(tmp_path, {"a": ("train", 48, 32)}, bit_depth=bit_depth)

@@ -8,7 +8,7 @@ import torch
 
 from data.dataset import BlockSet, load_split
 from tests.helpers import COVERED, drawing
-from train.batches import Batch, DeviceBlocks, augment, epoch_indices, flip
+from train.batches import Batch, DeviceBlocks, augment, epoch_indices, flip, without_border
 from train.quantiser import AC_STEP, scaled_qindex
 from train.stages import stage_targets
 
@@ -219,6 +219,39 @@ def test_flips_of_the_real_sample_leave_counts_permuted(sample):
     before = torch.bincount(batch.label, minlength=256)
     after = torch.bincount(flip(batch, "transpose").label, minlength=256)
     assert after[[0, 2, 1, 3, 6, 7, 4, 5, 9, 8, 255]].tolist() == before[[*range(10), 255]].tolist()
+
+
+# --- with a border ----------------------------------------------------------------------------------------------------
+
+
+def test_a_bordered_batch_without_its_border_is_the_plain_batch(sample):
+    some = torch.tensor([5, 900, 901, 3999])
+    plain, wide = (DeviceBlocks(load_split(sample, "val", border), CPU).batch(some) for border in (0, 8))
+    assert wide.blocks.shape == (4, 32, 32) and torch.equal(without_border(wide).blocks, plain.blocks)
+    assert torch.equal(without_border(plain).blocks, plain.blocks)
+    assert torch.equal(wide.label, plain.label) and torch.equal(wide.qindex, plain.qindex)
+
+
+@pytest.mark.parametrize("augmentation", ["flips", "contrast", "mixup"])
+def test_augmentations_do_to_the_middle_what_they_do_to_plain_blocks(augmentation, real_blocks):
+    """And to the border the same: what is around a block is flipped, scaled and mixed with it."""
+    batch, seen = real_batch(real_blocks), set()
+    wide = Batch(torch.nn.functional.pad(batch.blocks, (8, 8, 8, 8), value=7), batch.qindex, batch.label)
+    wide.blocks[:, 0, 0] = batch.blocks[:, 0, 0]
+    for seed in range(12):
+        found = []
+        for each in (batch, wide):
+            torch.manual_seed(seed)
+            found.append(augment(each, augmentation, generator(seed)))
+        plain, bordered = found
+        assert torch.equal(without_border(bordered).blocks, plain.blocks)
+        assert torch.equal(bordered.label, plain.label) and torch.equal(bordered.qindex, plain.qindex)
+        corners = {(y, x): bordered.blocks[:, y, x] for y in (0, 31) for x in (0, 31)}
+        inner = {(0, 0): (0, 0), (0, 31): (0, 15), (31, 0): (15, 0), (31, 31): (15, 15)}
+        same = [k for k, v in corners.items() if torch.equal(v, plain.blocks[:, inner[k][0], inner[k][1]])]
+        assert len(same) == 1
+        seen.add(same[0])
+    assert len(seen) == 4
 
 
 # --- contrast ---------------------------------------------------------------------------------------------------------

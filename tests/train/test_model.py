@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import partition
 from train.freeze import batch_norms, freeze, parameter_count
-from train.model import ADAPTERS, ModelConfig, PartitionModel, chain_rule
+from train.model import ADAPTERS, ModelConfig, PartitionModel, chain_rule, luma_channels
 
 TRUNKS = ("compact", "accurate", "resnet18")
 
@@ -218,6 +218,74 @@ def test_the_graphs_tensor_path_is_the_plain_path(trunk, trained_like, real_bloc
         assert torch.equal(model(blocks.int(), qindex.long()), plain)
 
 
+# --- with a border ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bordered(wide_blocks):
+    return tensors(wide_blocks, 512)
+
+
+def test_luma_channels_are_the_slow_twins(bordered):
+    samples = bordered[0][:3].double()
+    channels = luma_channels(samples)
+    assert channels.shape == (3, 2, 16, 16)
+    for n in range(3):
+        for y in range(16):
+            for x in range(16):
+                assert channels[n, 0, y, x] == samples[n, 8 + y, 8 + x]
+                four = [samples[n, 2 * y + i, 2 * x + j] for i in (0, 1) for j in (0, 1)]
+                assert channels[n, 1, y, x] == sum(four) / 4
+    plain = samples[:, 8:24, 8:24]
+    assert torch.equal(luma_channels(plain), plain[:, None])
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_a_border_is_one_more_channel_of_the_first_convolution_and_nothing_else(trunk):
+    plain, wide = ({k: v.shape for k, v in make(trunk=trunk, border=b).state_dict().items()} for b in (0, 8))
+    assert plain.keys() == wide.keys()
+    [first] = [k for k in plain if plain[k] != wide[k]]
+    assert plain[first][1] == 1 and wide[first] == (plain[first][0], 2, *plain[first][2:])
+    assert ModelConfig(trunk).side == 16 and ModelConfig(trunk, border=8).side == 32
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_the_border_is_seen_and_the_middle_too(trunk, trained_like, bordered):
+    model, (blocks, qindex) = trained_like(trunk=trunk, border=8), bordered
+    around, within = blocks.clone(), blocks.clone()
+    around[:, :, :8] = 255 - around[:, :, :8]
+    within[:, 8:24, 8:24] = 255 - within[:, 8:24, 8:24]
+    with torch.no_grad():
+        logits = model(blocks, qindex)
+        assert logits.shape == (512, 14) and (logits.std(0) >= 1).all()
+        for changed in (around, within):
+            assert ((model(changed, qindex) - logits).abs().amax(1) > 1e-3).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("trunk", ["compact", "accurate"])
+def test_with_a_border_too_brightness_says_nothing(trunk, trained_like, bordered):
+    """The mean that is subtracted is the block's: a border that is brighter than its block stays so."""
+    model, qindex = trained_like(trunk=trunk, border=8).double(), bordered[1]
+    blocks = bordered[0] // 2
+    brighter = blocks.clone()
+    brighter[:, :8] += 100
+    with torch.no_grad():
+        logits = model(blocks, qindex)
+        assert torch.allclose(model(blocks + 100, qindex), logits, atol=1e-8)
+        assert (model(brighter, qindex) - logits).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_bordered_samples_of_higher_bit_depth_are_scaled_alike(trunk, trained_like):
+    model = trained_like(trunk=trunk, border=8)
+    thirds = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (64, 32, 32)).astype(np.int32))
+    qindex = torch.full((64,), 128, dtype=torch.int32)
+    with torch.no_grad():
+        expected = model((thirds * 85).to(torch.uint8), qindex)
+        assert torch.allclose(model(thirds * 341, qindex, 10), expected, atol=2e-4)
+        assert torch.allclose(model(thirds * 1365, qindex, torch.tensor(12)), expected, atol=2e-4)
+
+
 def test_without_adapters_all_heads_see_the_same_features(real_blocks):
     model = make(adapters="none").eval()
     with torch.no_grad():
@@ -281,6 +349,8 @@ def test_an_adapter_is_the_seeds_formula():
         {"adapter_reduction": 0},
         {"adapter_reduction": 3},
         {"adapter_reduction": 1000},
+        {"border": 4},
+        {"border": -8},
     ],
 )
 def test_impossible_configurations_are_refused(config):

@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import train.distill
 import train.run
+import train.stages
 from data.dataset import load_split, open_dataset
 from errors import ArtefactError, InputError, OutputError, UsageError
 from tests.helpers import REPO, file_size_limit, index_row, write_index, write_random_dataset, write_tiny_dataset
@@ -25,6 +27,7 @@ from train.freeze import batch_norms
 from train.loop import predict_logits
 from train.metrics import evaluate_logits
 from train.model import ModelConfig, PartitionModel
+from train.report import evaluate_artefact
 
 
 def silent(*_):
@@ -229,6 +232,135 @@ def test_a_calibrated_run_resumes_to_the_bit_and_its_later_stages_follow(calibra
 def test_a_teacher_and_its_weight_go_together(finished, tiny_dataset, tmp_path, distillation, teacher):
     with pytest.raises(UsageError, match="teacher"):
         run(tiny_dataset, tmp_path, distillation=distillation, task={"teacher": finished if teacher else None})
+
+
+# --- with a border ----------------------------------------------------------------------------------------------------
+
+BORDER = ModelConfig(border=8)
+
+
+@pytest.fixture(scope="module")
+def bordered(tiny_dataset, tmp_path_factory):
+    """A finished run of a model that sees a border."""
+    root = tmp_path_factory.mktemp("bordered")
+    run(tiny_dataset, root, model=BORDER)
+    return root
+
+
+def test_a_run_with_a_border_is_evaluated_on_blocks_with_one(bordered, tiny_dataset):
+    opened = open_run(bordered)
+    assert opened.info["model"]["border"] == opened.info["config"]["model"]["border"] == 8
+    val = load_split(open_dataset(tiny_dataset), "val", border=8)
+    logits = predict_logits(opened.model, DeviceBlocks(val, torch.device("cpu")))
+    found = json.loads(json.dumps(evaluate_logits(logits, val.qindex, val.label)))
+    assert found == opened.info["evaluation"]
+    report = evaluate_artefact(bordered, tiny_dataset, "val", silent, silent)
+    assert report["all"]["log_loss"] == pytest.approx(found["all"]["log_loss"], abs=1e-6)
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_bordered_run_with_all_that_there_is_resumes_to_the_bit(bordered, tiny_dataset, tmp_path):
+    settings = everything(bordered, model=BORDER, stages=(1,))
+    run(tiny_dataset, tmp_path / "whole", **settings)
+    assert open_run(tmp_path / "whole").model.config == ModelConfig(border=8, temperature="qindex")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_dataset, tmp_path / "cut", progress=interrupt_at("epoch 2"), **settings)
+    run(tiny_dataset, tmp_path / "cut", **settings | {"task": {"teacher": bordered, "resume": True}})
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.parametrize("augmentation", ["mixup", "none"])
+def test_bordered_blocks_train_with_other_augmentations(tiny_dataset, tmp_path, augmentation):
+    info = run(tiny_dataset, tmp_path / "r", model=BORDER, augmentation=augmentation, epochs=1)
+    assert np.isfinite([stage["history"][0]["val_loss"] for stage in info["stages"].values()]).all()
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_ten_bit_data_trains_with_a_border(tmp_path):
+    pictures = {"a": ("train", 64, 64), "b": ("val", 64, 64)}
+    dataset = write_random_dataset(tmp_path / "data", pictures, qindex=(80, 128, 220), bit_depth=10)
+    run(dataset, tmp_path / "r", epochs=1, batch_size=16, stages=(1,), model=BORDER)
+    [epoch] = open_run(tmp_path / "r").info["stages"]["1"]["history"]
+    assert 0 < epoch["train_loss"] < 10
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_teacher_with_a_border_teaches_a_student_without(bordered, tiny_dataset, tmp_path, monkeypatch):
+    """The teacher sees 32x32, the student the middle of the same blocks, in the same order as without a teacher."""
+    seen = []
+
+    def spy(module, name):
+        original = getattr(module, name)
+
+        def recording(self, batch, depth):
+            seen.append((name, batch.blocks))
+            return original(self, batch, depth)
+
+        monkeypatch.setattr(module, name, recording)
+
+    spy(train.distill.Teacher, "__call__")
+    spy(train.stages.StageNet, "forward")
+    run(tiny_dataset, tmp_path / "r", distillation=0.5, epochs=1, task={"teacher": bordered})
+    assert len(seen) > 6 and [name for name, _ in seen] == ["__call__", "forward"] * (len(seen) // 2)
+    for (_, wide), (_, narrow) in zip(seen[::2], seen[1::2], strict=True):
+        assert wide.shape[1:] == (32, 32) and torch.equal(wide[:, 8:24, 8:24], narrow)
+    taught = [blocks for name, blocks in seen if name == "forward"]
+    seen.clear()
+    info = run(tiny_dataset, tmp_path / "alone", epochs=1)
+    alone = [blocks for name, blocks in seen if name == "forward"]
+    assert len(alone) == len(taught) and all(torch.equal(a, b) for a, b in zip(alone, taught, strict=True))
+    student = open_run(tmp_path / "r")
+    assert student.model.config == ModelConfig() and student.info["teacher_sha256"] == open_run(bordered).sha256
+    assert not same(weights(tmp_path / "r"), weights(tmp_path / "alone")) and info["teacher_sha256"] is None
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_student_of_a_bordered_teacher_calibrates_and_resumes_to_the_bit(bordered, tiny_dataset, tmp_path):
+    settings = everything(bordered, stages=(1,))
+    run(tiny_dataset, tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_dataset, tmp_path / "cut", progress=interrupt_at("epoch 2"), **settings)
+    run(tiny_dataset, tmp_path / "cut", **settings | {"task": {"teacher": bordered, "resume": True}})
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_teacher_that_sees_less_than_its_student_is_refused(finished, tiny_dataset, tmp_path):
+    with pytest.raises(UsageError, match="border of 0, the student one of 8") as error:
+        run(tiny_dataset, tmp_path / "r", model=BORDER, distillation=0.5, task={"teacher": finished})
+    assert "--border 0" in error.value.hint and not (tmp_path / "r").exists()
+
+
+def test_cutmix_with_a_border_is_refused(bordered, tiny_dataset, tmp_path):
+    with pytest.raises(ValueError, match="cutmix cuts whole blocks"):
+        config_of(model=BORDER, augmentation="cutmix")
+    with pytest.raises(UsageError, match="cutmix cuts whole blocks"):
+        run(tiny_dataset, tmp_path / "r", augmentation="cutmix", distillation=0.5, task={"teacher": bordered})
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_later_stages_keep_the_border_of_the_earlier_run(bordered, finished, tiny_dataset, tmp_path):
+    task = {"stage1_checkpoint": bordered}
+    run(tiny_dataset, tmp_path / "r", task=task, stages=(2, 3), epochs=1, model=BORDER)
+    before, after = weights(bordered), weights(tmp_path / "r")
+    assert all(torch.equal(before[k], after[k]) for k in before if k.startswith(("trunk.", "heads.stage1.")))
+    for start, model, has in ((bordered, ModelConfig(), 8), (finished, BORDER, 0)):
+        with pytest.raises(ArtefactError, match=f"border of {has}") as error:
+            run(tiny_dataset, tmp_path / "x", task={"stage1_checkpoint": start}, stages=(2, 3), model=model)
+        assert f"--border {has}" in error.value.hint
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_runs_from_before_there_was_a_border_open_and_resume(finished, interrupted, tiny_dataset, tmp_path):
+    old = shutil.copytree(finished, tmp_path / "old")
+    edit_json(old, lambda v: (v["model"].pop("border"), v["config"]["model"].pop("border")))
+    assert open_run(old).model.config == ModelConfig() and same(weights(old), weights(finished))
+    state = torch.load(interrupted / "resume.pt", weights_only=True)
+    state["identity"]["config"]["model"].pop("border")
+    torch.save(state, interrupted / "resume.pt")
+    run(tiny_dataset, interrupted, task={"resume": True}, stages=(1,))
+    assert open_run(interrupted).info["stages"]["1"]["epochs_run"] == 2
 
 
 # --- interruption -----------------------------------------------------------------------------------------------------

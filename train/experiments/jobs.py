@@ -61,6 +61,8 @@ class Task:
         """
         try:
             found = json.loads(self.path.read_text())
+            # Results from before there was a border had none.
+            found["identity"].get("config", {}).get("model", {}).setdefault("border", 0)
             other = [name for name, value in self.identity.items() if found["identity"].get(name) != value]
         except FileNotFoundError:
             return None

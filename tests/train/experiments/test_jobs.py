@@ -82,6 +82,16 @@ def test_results_of_other_settings_are_refused(finished):
         changed.finished()
 
 
+def test_results_from_before_there_was_a_border_are_not_made_again(finished, tmp_path):
+    for task in finished:
+        moved = replace(task, settings=replace(task.settings, output_dir=tmp_path))
+        values = json.loads(task.path.read_text())
+        assert values["identity"]["config"]["model"].pop("border") == 0
+        moved.path.parent.mkdir(exist_ok=True)
+        rewrite(moved.path, json.dumps(values))
+        assert moved.finished() is not None
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"identity": 3}'])
 def test_corrupt_results_are_refused(finished, tmp_path, content):
     settings = replace(finished[1].settings, output_dir=tmp_path)
