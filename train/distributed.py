@@ -74,18 +74,21 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 def world(device_name: str) -> Iterator[World]:
     """Join the processes that torchrun started (gloo on the CPU, NCCL on GPUs), or stand alone.
 
+    Within, cuDNN takes only algorithms that give the same bits each time; they are as fast here (docs/LOG.md).
+
     Raises:
         MissingComponentError, UsageError: as pick_device.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = pick_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
-    if size == 1:
-        yield World(0, 1, device)
-        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(distributed.get_rank(), size, device)
-    finally:
-        distributed.destroy_process_group()
+    with torch.backends.cudnn.flags(deterministic=True):
+        if size == 1:
+            yield World(0, 1, device)
+            return
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield World(distributed.get_rank(), size, device)
+        finally:
+            distributed.destroy_process_group()

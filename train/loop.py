@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from errors import InputError, UsageError
-from train.average import average_of
+from train.average import Average
 from train.batches import Batch, DeviceBlocks, augment, epoch_indices, without_border
 from train.config import Progress, TrainConfig
 from train.counts import HeadCounts
 from train.distill import Teacher
 from train.distributed import World
+from train.graphed import GraphedStep
 from train.metrics import head_metrics, macro_f1
 from train.model import PartitionModel
 from train.stages import STAGE_HEADS, StageNet, auxiliary_log_loss, stage_targets
@@ -103,10 +104,14 @@ class StageLoop:
         order = torch.channels_last if world.device.type == "cuda" else torch.contiguous_format
         self.net = StageNet(model, stage, config, label).to(world.device).to(memory_format=order)  # type: ignore[call-overload]
         self._parallel = world.wrap(self.net)
-        self._average = average_of(self.net, config.average) if config.average else None
+        self._average = Average(self.net, config.average) if config.average else None
+        cuda = world.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            self.net.parameter_groups(config), weight_decay=config.weight_decay, fused=world.device.type == "cuda"
+            self.net.parameter_groups(config), weight_decay=config.weight_decay, fused=cuda, capturable=cuda
         )
+        # Mixed batches carry their proportion as a number, and DistributedDataParallel hooks into every backward pass.
+        graphed = cuda and world.size == 1 and config.augmentation not in ("mixup", "cutmix")
+        self._learn = GraphedStep(self._learn_eagerly, config.batch_size, self.optimizer) if graphed else None
         self.scheduler = self._make_scheduler()
         self.state = StageState()
 
@@ -156,7 +161,7 @@ class StageLoop:
         losses = []
         for i, share in enumerate(shares):
             loss, logits, batch = self._step(share, generator)
-            losses.append(loss)
+            losses.append(loss.clone())
             counts.add(logits, batch.label)
             if i % 20 == 19 or i + 1 == len(shares):
                 done = self.state.epoch * len(shares) + i + 1
@@ -171,6 +176,14 @@ class StageLoop:
 
     def _step(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Batch]:
         batch = augment(self.train_data.batch(indices), self.config.augmentation, generator)
+        loss, logits = (self._learn or self._learn_eagerly)(batch)
+        if self._average is not None:
+            self._average.update(self.net)
+        if self.config.schedule == "cosine":
+            self.scheduler.step()
+        return loss, logits, batch
+
+    def _learn_eagerly(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         depth = self.train_data.bit_depth
         if self.teacher is not None:
             batch = replace(batch, soft=self.teacher(batch, depth))
@@ -182,11 +195,7 @@ class StageLoop:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        if self._average is not None:
-            self._average.update_parameters(self.net)
-        if self.config.schedule == "cosine":
-            self.scheduler.step()
-        return loss.detach(), logits, batch
+        return loss.detach(), logits
 
     @property
     def judged(self) -> PartitionModel:
@@ -207,10 +216,12 @@ class StageLoop:
             "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
             "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
             "heads": mine,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
         }
         if self.net.auxiliary is not None:
-            entry["auxiliary_log_loss"] = auxiliary_log_loss(self._judged_net, self.judge_data)
+            entry["auxiliary_log_loss"] = auxiliary_log_loss(
+                self._judged_net, self.judge_data, EVALUATION_BATCH[self.world.device.type]
+            )
         return entry
 
     def _record(self, entry: dict[str, Any]) -> None:
@@ -237,10 +248,13 @@ class StageLoop:
 
     def checkpoint(self) -> dict[str, Any]:
         """All that `restore` needs, as tensors and plain values."""
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = float(group["lr"])
         return copy.deepcopy(
             {
                 "net": {k: v.cpu() for k, v in self.net.state_dict().items()},
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "scheduler": self.scheduler.state_dict(),
                 "state": vars(self.state),
                 "average": None if self._average is None else self._average.state_dict(),

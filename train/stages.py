@@ -162,7 +162,7 @@ class StageNet(nn.Module):
 
 
 @torch.no_grad()
-def auxiliary_log_loss(net: StageNet, data: DeviceBlocks, batch_size: int = 2048) -> float:
+def auxiliary_log_loss(net: StageNet, data: DeviceBlocks, batch_size: int) -> float:
     """Ten-class log loss of the auxiliary head, in nats: what stages 2 and 3 have to come up to.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from data.dataset import load_split, open_dataset
 from errors import InputError, MissingComponentError, ToolkitError, UsageError
 from partition import HEADS, head_targets
-from train.average import average_of
+from train.average import Average
 from train.batches import DeviceBlocks
 from train.config import TrainConfig
 from train.distributed import World, pick_device, world
@@ -189,11 +189,11 @@ def test_an_average_forgets_where_it_started():
     """One weight that stays at 1 after a start at 0, over the steps of a short stage."""
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(module.weight)
-    average = average_of(module, 0.999)
-    average.update_parameters(module)
+    average = Average(module, 0.999)
+    average.update(module)
     torch.nn.init.ones_(module.weight)
     for _ in range(1500):
-        average.update_parameters(module)
+        average.update(module)
     assert float(average.module.weight.detach()) > 0.999
 
 

@@ -46,6 +46,23 @@ int open_package(av1part_model &model, const char *path)
     return 0;
 }
 
+// A block's samples as bytes; returns the samples or'ed together.
+unsigned fill_bytes(const source &from, size_t block, uint8_t *bytes)
+{
+    const size_t top = block / from.columns * AV1PART_BLOCK, left = block % from.columns * AV1PART_BLOCK;
+    if (from.bytes == 1 && top + AV1PART_BLOCK <= from.height && left + AV1PART_BLOCK <= from.width) {
+        const unsigned char *row = from.samples + static_cast<ptrdiff_t>(top) * from.stride + left;
+        for (int y = 0; y < AV1PART_BLOCK; y++, row += from.stride)
+            std::memcpy(bytes + y * AV1PART_BLOCK, row, AV1PART_BLOCK);
+        return 0;
+    }
+    float samples[SAMPLES];
+    const unsigned seen = fill(&from, block, samples, 1);
+    for (size_t k = 0; k < SAMPLES; k++)
+        bytes[k] = static_cast<uint8_t>(samples[k]);
+    return seen;
+}
+
 int predict(av1part_model &model, const source &from, const answer &to, void *scratch, size_t scratch_size)
 {
     if (!scratch || reinterpret_cast<uintptr_t>(scratch) % AV1PART_SCRATCH_ALIGN)
@@ -61,10 +78,7 @@ int predict(av1part_model &model, const source &from, const answer &to, void *sc
         const size_t count = std::min(BATCH, from.count - done);
         unsigned seen = 0;
         for (size_t i = 0; i < count; i++) {
-            float block[SAMPLES];
-            seen |= fill(&from, done + i, block, 1);
-            for (size_t k = 0; k < SAMPLES; k++)
-                samples[i * SAMPLES + k] = static_cast<uint8_t>(block[k]);
+            seen |= fill_bytes(from, done + i, samples + i * SAMPLES);
             qindex[i] = from.qindex[(done + i) * from.qindex_step];
         }
         if (seen >> 8)

@@ -1,4 +1,5 @@
-"""The same C interface over an AOTInductor package, on the CPU: what the C library says, and its own refusals."""
+"""The same C interface over an AOTInductor package, on the CPU and on a GPU: what the C library says, and its own
+refusals."""
 
 from __future__ import annotations
 
@@ -14,31 +15,44 @@ from export.c.write import SOURCE_DIR
 from export.compile import CompileOptions, compile_model
 from export.package import build_package
 from infer.c_library import CModel, open_library
+from infer.parity import compare, judge
 from tests.export.c.conftest import KEEP
 from tests.export.c.test_library import sample_plane
 
 pytestmark = pytest.mark.slow
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU")
+DEVICES = [
+    pytest.param("cpu", "fp32", "aotinductor", id="cpu"),
+    pytest.param("cuda", "fp32", "cuda", id="cuda-fp32", marks=[pytest.mark.gpu, NO_GPU]),
+    pytest.param("cuda", "fp16", "cuda", id="cuda-fp16", marks=[pytest.mark.gpu, NO_GPU]),
+]
+NEAR = {"fp32": 1e-4, "fp16": 0.02}
+"""How far probabilities may be apart."""
 
 
-def test_the_same_answers_and_refusals(programs, blobs, library, tmp_path, real_blocks):
+@pytest.mark.parametrize(("device", "precision", "instructions"), DEVICES)
+def test_the_same_answers_and_refusals(
+    programs, blobs, library, tmp_path, real_blocks, device, precision, instructions
+):
     model = programs("compact")[0]
-    compiled, _ = compile_model(model, CompileOptions())
-    (name,) = build_package(tmp_path, compiled, "fp32", (), "cpu", "", KEEP)
+    compiled, _ = compile_model(model, CompileOptions(precision=precision))
+    (name,) = build_package(tmp_path, compiled, precision, (), device, "", KEEP)
     folder = Path(torch.__file__).parent
     words = ("make", "-s", "-C", SOURCE_DIR, f"BUILD={tmp_path}", f"TORCH={folder}", "CFLAGS=-O1 -Werror", "torch")
     subprocess.run(words, check=True)
     other = open_library(tmp_path / "libav1part-torch.so")
     package, plain = CModel(other, tmp_path / name), CModel(library, blobs("compact", "fp32"))
-    assert (package.instructions, package.precision) == ("aotinductor", "fp32")
+    assert (package.instructions, package.precision) == (instructions, "fp32")
     assert {share: package.threshold(share) for share in KEEP} == pytest.approx(KEEP)
     with pytest.raises(MissingComponentError):
         package.threshold("0.5")
 
     blocks, qindex = real_blocks[0][:700], real_blocks[1][:700]
-    assert np.abs(package.predict_blocks(blocks, qindex)[0] - plain.predict_blocks(blocks, qindex)[0]).max() < 1e-3
+    report = compare(plain.predict_blocks(blocks, qindex)[0], package.predict_blocks(blocks, qindex)[0], qindex)
+    assert not judge(report, precision), report.summary()
     for luma in (sample_plane(90, 83), sample_plane(50, 64)[::-1], sample_plane(40, 40).astype(np.uint16)):
         (made, masks), (expected, _) = package.predict_plane(luma, 128, 0.05), plain.predict_plane(luma, 128, 0.05)
-        assert np.abs(made - expected).max() < 1e-4
+        assert np.abs(made - expected).max() < NEAR[precision]
         whole = np.s_[: luma.shape[0] // 16, : luma.shape[1] // 16]
         sets = (made >= np.float32(0.05)) @ (1 << np.arange(10)) | 1
         assert np.array_equal(masks[whole], sets[whole])

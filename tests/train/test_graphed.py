@@ -1,0 +1,87 @@
+"""The graphed training step beside the eager one, its slow twin; needs a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import load_split, open_dataset
+from infer.session import cuda_devices
+from train.batches import DeviceBlocks
+from train.config import TrainConfig
+from train.distill import Teacher
+from train.distributed import World
+from train.loop import StageLoop
+from train.model import PartitionModel
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not cuda_devices(), reason="the driver shows no CUDA GPU")]
+
+
+def trained(dataset, stage, graphed, teacher=False, **settings):
+    """Losses of each epoch, the weights after the last, and how many batches went through the graph."""
+    device = torch.device("cuda", 0)
+    data = [DeviceBlocks(load_split(open_dataset(dataset), split), device) for split in ("train", "val")]
+    torch.manual_seed(0)
+    config = TrainConfig(batch_size=64, epochs=3, average=0.9, distillation=0.5 * teacher, **settings)
+    guide = Teacher(PartitionModel(config.model), device, False) if teacher else None
+    loop = StageLoop(PartitionModel(config.model), stage, config, *data, World(0, 1, device), guide)
+    # Dropout draws on the device, and a graph draws other numbers than the eager steps do.
+    for module in loop.net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert loop._learn is not None
+    replayed = loop._learn
+    if not graphed:
+        loop._learn = None
+    losses = [state.history[-1]["train_loss"] for state in loop.epochs(lambda *_: None)]
+    assert (replayed._graph is not None) == graphed
+    return losses, {k: v.float().cpu() for k, v in loop.judged.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        (1, {"augmentation": "contrast"}),
+        (1, {"autocast": "bf16"}),
+        (1, {"teacher": True}),
+        (2, {"loss": "focal", "sampler": "balanced"}),
+        (2, {"schedule": "plateau", "bn_mode": "train"}),
+        (3, {}),
+    ],
+)
+def test_a_graphed_step_learns_what_the_eager_one_does(tiny_dataset, stage, settings):
+    graphed, weights = trained(tiny_dataset, stage, graphed=True, **settings)
+    eager, twin = trained(tiny_dataset, stage, graphed=False, **settings)
+    np.testing.assert_allclose(graphed, eager, rtol=0.02)
+    if settings.get("augmentation") != "contrast":  # which draws on the device too
+        for name, value in twin.items():
+            assert float((weights[name] - value).abs().max()) <= 1e-2 * float(value.abs().max()), name
+    assert graphed[-1] < graphed[0]
+
+
+def test_two_runs_of_one_seed_agree_to_the_bit(tiny_dataset):
+    first, second = (trained(tiny_dataset, 1, graphed=True, augmentation="contrast", autocast="bf16") for _ in range(2))
+    assert first[0] == second[0]
+    assert all(torch.equal(first[1][k], second[1][k]) for k in first[1])
+
+
+def test_an_interrupted_run_goes_on_to_the_bit(tiny_dataset):
+    """The graph is recorded anew after a restore, and learning rates are numbers in a checkpoint."""
+    device = torch.device("cuda", 0)
+    data = [DeviceBlocks(load_split(open_dataset(tiny_dataset), split), device) for split in ("train", "val")]
+
+    def make():
+        torch.manual_seed(0)
+        return StageLoop(PartitionModel(config.model), 1, config, *data, World(0, 1, device))
+
+    config = TrainConfig(batch_size=64, epochs=3)
+    whole = make()
+    list(whole.epochs(lambda *_: None))
+    first, second = make(), make()
+    next(first.epochs(lambda *_: None))
+    saved = first.checkpoint()
+    assert all(isinstance(group["lr"], float) for group in saved["optimizer"]["param_groups"])
+    second.restore(saved)
+    list(second.epochs(lambda *_: None))
+    assert [e["train_loss"] for e in second.state.history] == [e["train_loss"] for e in whole.state.history]
