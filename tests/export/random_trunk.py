@@ -34,8 +34,8 @@ def depthwise(channels: int, kernel: int) -> ConvBN:
 class RandomTrunk(Trunk):
     """A list of steps up to the first adapter, another up to the second: what `draw_trunk` drew."""
 
-    def __init__(self, embedding: int, steps: list[tuple], tail_at: int) -> None:
-        super().__init__()
+    def __init__(self, embedding: int, luma: int, steps: list[tuple], tail_at: int) -> None:
+        super().__init__(embedding, luma)
         self.steps, self.tail_at = steps, tail_at
         self.layers = nn.ModuleList(self._layer(*step) for step in steps)
         widths = [step[1] for step in steps if step[0] == "film"]
@@ -63,7 +63,7 @@ class RandomTrunk(Trunk):
             elif kind == "pool":
                 x = F.max_pool2d(x, *sizes)
             elif kind == "center":
-                x = x - x.mean((2, 3), keepdim=True)
+                x = self._minus_mean(x)
             else:
                 x = layer(x)
         return x
@@ -75,12 +75,12 @@ class RandomTrunk(Trunk):
         return self._run(x, embedding, self.tail_at, len(self.steps))
 
 
-def draw_steps(draw) -> tuple[list[tuple], int, tuple[int, int]]:
+def draw_steps(draw, luma: int) -> tuple[list[tuple], int, tuple[int, int]]:
     """Steps, where the first adapter stands, and the channels at the two adapters."""
     kernel, stride, padding, size = geometry(draw, 16, 2)
     channels = draw(st.sampled_from(CHANNELS))
     steps: list[tuple] = [("center",)] if draw(st.booleans(), label="center") else []
-    steps += [("conv", 1, channels, kernel, stride, padding)]
+    steps += [("conv", luma, channels, kernel, stride, padding)]
     steps += [("film", channels)] if draw(st.booleans(), label="film") else []
     steps += [("relu",)] if draw(st.booleans(), label="relu") else []
     at, widths = 0, []
@@ -109,17 +109,17 @@ def draw_steps(draw) -> tuple[list[tuple], int, tuple[int, int]]:
     return steps, at, (widths[0], widths[1])
 
 
-def draw_trunk(draw) -> type[Trunk]:
-    """A trunk class, as train.trunks.TRUNKS holds them."""
-    steps, at, widths = draw_steps(draw)
+def draw_trunk(draw, luma: int) -> type[Trunk]:
+    """A trunk class for that many channels of luma, as train.trunks.TRUNKS holds them."""
+    steps, at, widths = draw_steps(draw, luma)
 
     class Drawn(RandomTrunk):
         adapter_channels = widths
         features = widths[1]
         head_dropout = (0.1, 0.1)
 
-        def __init__(self, embedding: int) -> None:
-            super().__init__(embedding, steps, at)
+        def __init__(self, embedding: int, luma: int) -> None:
+            super().__init__(embedding, luma, steps, at)
 
     return Drawn
 

@@ -23,17 +23,17 @@ from tests.export.random_trunk import double_logits, draw_trunk
 from train.model import ADAPTERS, ModelConfig, PartitionModel
 from train.trunks import TRUNKS
 
-EXAMPLE = (torch.zeros(EXAMPLE_BATCH, 1, 16, 16), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
-
 
 def lowered(model, lower: str, cuda: bool):
     """Everything up to the lowering, computed in float64: only the rounding of weights to float32 is left."""
-    pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), EXAMPLE)
-    graph = lower_model(pruned, EXAMPLE, LowerOptions(chooser(lower, "fp32"), cuda=cuda))
+    luma = model.trunk.luma
+    example = torch.zeros(EXAMPLE_BATCH, luma, 16, 16), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32)
+    pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
+    graph = lower_model(pruned, example, LowerOptions(chooser(lower, "fp32"), cuda=cuda))
     distribute_products(graph)
     if cuda:
         carry_offsets(graph, torch.float32)
-    return CompiledModel(graph, torch.float64)
+    return CompiledModel(graph, torch.float64, luma)
 
 
 # Phase.shrink would find a smaller failing network, in up to five minutes.
@@ -45,10 +45,12 @@ def lowered(model, lower: str, cuda: bool):
     phases=(Phase.explicit, Phase.generate),
 )
 @given(st.data())
-def test_any_network_of_the_supported_layers_compiles_to_what_it_was(real_blocks, data):
-    blocks, qindex = (torch.from_numpy(a[:256]) for a in real_blocks[:2])
-    drawn = draw_trunk(data.draw)
+def test_any_network_of_the_supported_layers_compiles_to_what_it_was(real_blocks, wide_blocks, data):
+    border = data.draw(st.sampled_from((0, 8)), label="border")
+    blocks, qindex = (torch.from_numpy(a[:256]) for a in (wide_blocks if border else real_blocks)[:2])
+    drawn = draw_trunk(data.draw, 2 if border else 1)
     config = {
+        "border": border,
         "qindex_input": data.draw(st.sampled_from(("film", "none")), label="qindex"),
         "adapters": data.draw(st.sampled_from(ADAPTERS), label="adapters"),
         "adapter_reduction": data.draw(st.sampled_from((1, 2, 4))),

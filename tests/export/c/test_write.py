@@ -31,7 +31,8 @@ def few_pairs(monkeypatch):
 
 def test_the_command_writes_the_bundles_model(cli, bundle, tmp_path, few_pairs, monkeypatch, library, real_blocks):
     monkeypatch.setattr("export.run.export_run", lambda *_: bundle.manifest)
-    ended = cli("export", "--output-dir", bundle.root, "--fold-bn", "--c", tmp_path / "c")
+    folders = ("--run", bundle.root, "--output-dir", bundle.root)
+    ended = cli("export", *folders, "--fold-bn", "--c", tmp_path / "c")
     assert ended.code == 0, ended.err
     assert "parity of the C library's fp32 program: 256 pairs" in ended.out and f"wrote {tmp_path / 'c'}" in ended.out
     assert {p.name for p in (tmp_path / "c").iterdir()} == {*SOURCES, blob_name("fp32")}
@@ -66,3 +67,13 @@ def test_bad_options(cli, name):
 def test_a_precision_it_has_not(bundle, tmp_path):
     with pytest.raises(MissingComponentError, match="no precision fp16"):
         write_c(bundle, tmp_path, ("fp16",), print)
+
+
+def test_a_model_that_sees_a_border_is_refused_whoever_asks(wide_run_dir, tmp_path):
+    """The command line refuses before it exports (tests/test_bad_input.py); so does the writer itself."""
+    files = {"model.safetensors": BundleFile("", "weights", "fp32")}
+    model = {"trunk": "compact", "border": 8}
+    wide = Bundle(wide_run_dir, Manifest(SCHEMA_VERSION, "ab" * 32, model, {}, PARTITION_NAMES, files, {}, {}))
+    with pytest.raises(MissingComponentError, match="sees 8 samples around them"):
+        write_c(wide, tmp_path / "c", ("fp32",), print)
+    assert not (tmp_path / "c").exists()
