@@ -18,6 +18,7 @@ from infer.c_library import CModel, open_library
 from infer.parity import compare, judge
 from tests.export.c.conftest import KEEP
 from tests.export.c.test_library import sample_plane
+from train.model import ModelConfig, PartitionModel
 
 pytestmark = pytest.mark.slow
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU")
@@ -67,3 +68,8 @@ def test_the_same_answers_and_refusals(
             CModel(other, source)
     with pytest.raises(InputError, match="cannot be read"):
         CModel(other, tmp_path / "nothing")
+    # Whose samples would be read beyond the end of 16x16 blocks.
+    compiled, _ = compile_model(PartitionModel(ModelConfig(border=8)).eval(), CompileOptions(precision=precision))
+    (name,) = build_package(tmp_path, compiled, precision, (), device, "", KEEP, side=32)
+    with pytest.raises(ArtefactError):
+        CModel(other, tmp_path / name)
