@@ -24,7 +24,7 @@ class ReferenceSet:
     """Real blocks with the reference's answers.
 
     Attributes:
-        blocks: [B, 16, 16], uint8, or uint16 at 10 and 12 bit.
+        blocks: [B, S, S], S being the side that the model reads; uint8, or uint16 at 10 and 12 bit.
         block: row of `blocks` of each pair, int64 [M].
         qindex: uint8 [M].
         logits: of the unfolded PyTorch model in float32 on the CPU, float32 [M, 14].

@@ -2,7 +2,8 @@
 // `cli.py export --package cuda` writes. Link this object in place of av1part.o, with LibTorch of the package's release.
 //
 // What differs: a model is a file alone; samples are of 8 bit; PyTorch allocates memory of its own within a call; calls
-// on one model wait for each other; packages of models that see a border are refused. Messages of PyTorch's own go nowhere: a package that it refuses is AV1PART_E_FOREIGN.
+// on one model wait for each other. Messages of PyTorch's own go nowhere: a package that it refuses is
+// AV1PART_E_FOREIGN, and so is one whose model sees a border around its blocks.
 #include "av1part_plane.h"
 
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
