@@ -83,7 +83,7 @@ def world(device_name: str) -> Iterator[World]:
     device = pick_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with torch.backends.cudnn.flags(deterministic=True):
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
         if size == 1:
             yield World(0, 1, device)
             return

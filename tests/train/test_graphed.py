@@ -53,6 +53,7 @@ def trained(dataset, stage, graphed, teacher=False, **settings):
 def test_a_graphed_step_learns_what_the_eager_one_does(tiny_dataset, stage, settings):
     graphed, weights = trained(tiny_dataset, stage, graphed=True, **settings)
     eager, twin = trained(tiny_dataset, stage, graphed=False, **settings)
+    print("losses", graphed, eager, "weights", {k: round(float((weights[k] - v).abs().mean() / (v.abs().mean() + 1e-9)), 5) for k, v in twin.items()})
     np.testing.assert_allclose(graphed, eager, rtol=0.02)
     if settings.get("augmentation") != "contrast":  # which draws on the device too
         for name, value in twin.items():
