@@ -1,6 +1,6 @@
 /* av1part: runs the blob that `cli.py export --c` writes; av1part.h documents what is called, av1part_kernel.h how a
- * batch of blocks is computed, av1part_plane.h what stands around it. Compile with -O3 -ffp-contract=fast: without the latter GCC keeps to -std=c99's word and
- * multiplies and adds in two steps. */
+ * batch of blocks is computed, av1part_plane.h what stands around it. Compile with -O3 -ffp-contract=fast: without the
+ * latter GCC keeps to -std=c99's word and multiplies and adds in two steps. */
 #if defined(__unix__) || defined(__APPLE__)
 #define _POSIX_C_SOURCE 200112L
 #define MAPS_FILES 1
@@ -53,12 +53,12 @@ typedef void run_fn(const struct av1part_model *, float *, size_t, const uint8_t
 struct way {
     uint32_t lanes;
     run_fn *run;
+    size_t most[2]; /* blocks for which it is the fastest: measured, in float32 and in int8 */
 };
 
 struct kernel {
     const char *name;
-    struct way many, few;
-    uint32_t least[2]; /* fewer blocks than that are faster as a few: measured, in float32 and in int8 */
+    struct way ways[3]; /* for the fewest blocks first; the one that any number may take comes last */
 };
 
 struct av1part_model {
@@ -163,18 +163,33 @@ typedef int32_t word __attribute__((may_alias));
 
 typedef float float16 __attribute__((vector_size(64), may_alias));
 typedef int32_t int16 __attribute__((vector_size(64), may_alias));
+#define WITH_AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")))
 #define WITH_VNNI __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 #define ALL_16(w) ((V){w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w})
+#define BOTH(v, w)                                                                                                     \
+    _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(v))),                 \
+                       _mm256_loadu_si256((const __m256i *)(const void *)(w)), 1)
+#define DOT_AVX512(a, x, w) ((a) + (int16)_mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
 
 #define NAME(x) x##_avx512
-#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")))
+#define TARGET WITH_AVX512
 #define V float16
 #define I int16
 #define W 16
 #define ALL ALL_16
 #define OUTS 8
-#define DOT(a, x, w)                                                                                                   \
-    ((a) + (int16)_mm512_madd_epi16(_mm512_maddubs_epi16((__m512i)(x), _mm512_set1_epi32(w)), _mm512_set1_epi16(1)))
+#define DOT(a, x, w) DOT_AVX512(a, (__m512i)(x), _mm512_set1_epi32(w))
+#include "av1part_kernel.h"
+
+#define FEW
+#define NAME(x) x##_few_avx512
+#define TARGET WITH_AVX512
+#define V float16
+#define I int16
+#define W 16
+#define ALL ALL_16
+#define OUTS 8
+#define DOT(a, x, w) DOT_AVX512(a, _mm512_set1_epi32(x), (__m512i)(w))
 #include "av1part_kernel.h"
 
 #define NAME(x) x##_avx512vnni
@@ -190,36 +205,37 @@ typedef int32_t int16 __attribute__((vector_size(64), may_alias));
 #define FEW
 #define NAME(x) x##_few_avx512vnni
 #define TARGET WITH_VNNI
-#define V float8
-#define I int8
-#define W 8
-#define ALL ALL_8
-#define OUTS 4
-#define DOT(a, x, w) (int8) _mm256_dpbusd_epi32((__m256i)(a), _mm256_set1_epi32(x), (__m256i)(w))
+#define V float16
+#define I int16
+#define W 16
+#define ALL ALL_16
+#define OUTS 8
+#define DOT(a, x, w) (int16) _mm512_dpbusd_epi32((__m512i)(a), _mm512_set1_epi32(x), (__m512i)(w))
 #include "av1part_kernel.h"
 #endif
 
+#define ANY {SIZE_MAX, SIZE_MAX}
 static const struct kernel KERNELS[] = {
 #if defined(X86)
-    {"avx512vnni", {48, run_avx512vnni}, {4, run_few_avx512vnni}, {21, 9}},
-    {"avx512", {48, run_avx512}, {4, run_few_avx2}, {21, 21}},
-    {"avx2", {24, run_avx2}, {4, run_few_avx2}, {17, 17}},
+    {"avx512vnni", {{4, run_few_avx2, {4, 0}}, {8, run_few_avx512vnni, {24, 16}}, {48, run_avx512vnni, ANY}}},
+    {"avx512", {{4, run_few_avx2, {4, 4}}, {8, run_few_avx512, {24, 24}}, {48, run_avx512, ANY}}},
+    {"avx2", {{4, run_few_avx2, {16, 16}}, {24, run_avx2, ANY}}},
 #endif
-    {"base", {3 * BASE, run_base}, {3 * BASE, run_base}, {0, 0}},
+    {"base", {{3 * BASE, run_base, ANY}}},
 };
 #define KERNEL_COUNT (sizeof KERNELS / sizeof *KERNELS)
 
-static int runs_here(const struct kernel *kernel)
+static int runs_here(const char *name)
 {
 #if defined(X86)
-    if (kernel->many.run == run_avx2)
+    if (!strcmp(name, "avx2"))
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (kernel->many.run != run_base)
+    if (strcmp(name, "base"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-               (kernel->many.run == run_avx512 || __builtin_cpu_supports("avx512vnni"));
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && runs_here("avx2") &&
+               (!strcmp(name, "avx512") || __builtin_cpu_supports("avx512vnni"));
 #endif
-    return kernel->many.run != NULL;
+    return !strcmp(name, "base");
 }
 
 int av1part_use(av1part_model *model, const char *instructions)
@@ -227,7 +243,7 @@ int av1part_use(av1part_model *model, const char *instructions)
     if (!model || !instructions)
         return AV1PART_E_INVALID;
     for (size_t i = 0; i < KERNEL_COUNT; i++)
-        if (!strcmp(KERNELS[i].name, instructions) && runs_here(&KERNELS[i])) {
+        if (!strcmp(KERNELS[i].name, instructions) && runs_here(KERNELS[i].name)) {
             model->kernel = &KERNELS[i];
             return 0;
         }
@@ -399,7 +415,7 @@ static int open_blob(struct av1part_model *model, const void *blob, size_t size)
         if (!is_op(model, &model->ops[i]))
             return AV1PART_E_CORRUPT;
     for (size_t i = 0; i < KERNEL_COUNT && !model->kernel; i++)
-        if (runs_here(&KERNELS[i]))
+        if (runs_here(KERNELS[i].name))
             model->kernel = &KERNELS[i];
     return 0;
 }
@@ -505,14 +521,16 @@ size_t av1part_scratch_size(const av1part_model *model)
     return model ? arena_size(model) + BATCH : 0;
 }
 
-/* How to compute the next of `left` blocks, and how many: those over in the last group may be a few. */
+/* How to compute the next of `left` blocks, and how many: those over in the last group are left for a faster way. */
 static const struct way *way_for(const av1part_model *model, size_t left, size_t *count)
 {
-    const uint32_t least = model->kernel->least[model->precision];
-    const struct way *way = left < least ? &model->kernel->few : &model->kernel->many;
+    const struct way *ways = model->kernel->ways, *way = ways;
+    while (left > way->most[model->precision])
+        way++;
     *count = left < BATCH ? left : BATCH;
-    if (*count > way->lanes && *count % way->lanes < least)
-        *count -= *count % way->lanes;
+    const size_t over = *count % way->lanes;
+    if (way != ways && *count > way->lanes && over <= way[-1].most[model->precision])
+        *count -= over;
     return way;
 }
 

@@ -1,5 +1,4 @@
-/* Runs a program on a batch of blocks. Included by av1part.c once or twice for each set of instructions,
- * which defines
+/* Runs a program on a batch of blocks. Included by av1part.c once or twice for each set of instructions, which defines
  *
  *     NAME(x)   names a function for these instructions        V, I      vectors of W floats, of W 32-bit integers
  *     TARGET    its attribute                                  OUTS      sums side by side: 4 or 8
@@ -13,22 +12,30 @@
  *           b0 b1 b2 ...                    OUTS    │ OUTS x 3 sums in registers, │  += weight x slot, over the slots
  *           ...                             outputs │ one weight for all blocks   │     that have a weight
  *
- * Of that a few blocks would leave most empty. With FEW defined a slot holds one value of LANES = 4 blocks, and a vector
- * the weights of the TOGETHER = W = 8 outputs that lie side by side; two such groups of outputs with the same runs are
- * computed at once, to have enough sums for the units that add. Both ways add in the same order, so that what is said of
- * a block does not depend on how many there are.
+ * Of that a few blocks would leave most empty. With FEW defined a slot holds one value of LANES = W / 2 blocks, and a
+ * vector the weights of outputs that lie side by side. There TOGETHER = 8 of them do, and two such groups with the same
+ * runs are computed at once: on vectors of 16 BOTH(v, w) joins theirs to one, on vectors of 8 there are two for each
+ * block, so that there are 8 sums at a time, which the units that add need. Both ways add in the same order, so that
+ * what is said of a block does not depend on how many there are.
  */
 #define LOAD(T, p) (*(const T *)(const void *)(p))
 
 /* Sums of MADE outputs over their runs: tile [MADE][LANES]. With FEW `next` is where the second group's weights lie,
  * behind the first's: 0 if there is none, and then its sums are not used. */
 #if defined(FEW)
-#define LANES 4
+#define LANES (W / 2)
 #define MADE (2 * TOGETHER)
 #define PASS TOGETHER /* of a group's outputs, those computed in one pass over the runs */
 #define NEXT , size_t next
 #define ALSO(next) , next
 #define UNROLL _Pragma("GCC unroll 2")
+#if W == 16
+#define SUMS(l) a##l = {0}
+#define OPERANDS(T) const T w = (T)BOTH(v, v + next);
+#define STEP(l) a##l += ALL(x[l]) * w;
+#define BYTE_STEP(l) a##l = DOT(a##l, LOAD(word, x + l), w);
+#define SAVE(l) save[l] = a##l;
+#else
 #define SUMS(l) a##l##0 = {0}, a##l##1 = {0}
 #define OPERANDS(T) /* a blob need not lie where vectors should */                                                      \
     T w0, w1;                                                                                                          \
@@ -40,6 +47,7 @@
     }
 #define BYTE_STEP(l) a##l##0 = DOT(a##l##0, LOAD(word, x + l), w0), a##l##1 = DOT(a##l##1, LOAD(word, x + l), w1);
 #define SAVE(l) save[2 * l] = a##l##0, save[2 * l + 1] = a##l##1;
+#endif
 #else
 #define LANES (3 * W)
 #define MADE TOGETHER
