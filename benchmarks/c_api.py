@@ -42,7 +42,7 @@ from train.checkpoint import open_run
 from train.model import PartitionModel
 
 ROUNDS = 7
-BATCHES = (1, 64, 1020, 8160)
+BATCHES = (1, 4, 16, 64, 1020, 8160)
 FRAMES = {"1080p": (1080, 1920), "4K": (2160, 3840)}
 RESULTS = Path(__file__).resolve().parent / "results"
 Call = Callable[[], object]

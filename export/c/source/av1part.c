@@ -1,6 +1,6 @@
 /* av1part: runs the blob that `cli.py export --c` writes; av1part.h documents what is called, av1part_kernel.h how a
- * batch of blocks is computed, av1part_plane.h what stands around it. Compile with -O3 -ffp-contract=fast: without the latter GCC keeps to -std=c99's word and
- * multiplies and adds in two steps. */
+ * batch of blocks is computed, av1part_plane.h what stands around it. Compile with -O3 -ffp-contract=fast: without the
+ * latter GCC keeps to -std=c99's word and multiplies and adds in two steps. */
 #if defined(__unix__) || defined(__APPLE__)
 #define _POSIX_C_SOURCE 200112L
 #define MAPS_FILES 1
@@ -24,6 +24,7 @@
 #define MOST_OPS 4096u
 #define MOST_BYTE_STEPS 16384u /* more sums of four bytes could overflow 32 bits */
 #define MOST_KEEP 8u
+#define BATCH 96u /* blocks computed at a time: a multiple of each way's lanes */
 
 enum { PRODUCT, APPLY, LOOKUP, MAXIMUM, BYTES, KINDS };
 enum { NONE, RELU, SIGMOID, ACTS };
@@ -48,10 +49,16 @@ struct op {
 
 typedef void run_fn(const struct av1part_model *, float *, size_t, const uint8_t *);
 
+/* One way to compute: so many blocks to a slot, BATCH of them at a time. */
+struct way {
+    uint32_t lanes;
+    run_fn *run;
+    size_t most[2]; /* blocks for which it is the fastest: measured, in float32 and in int8 */
+};
+
 struct kernel {
     const char *name;
-    uint32_t lanes, groups; /* blocks of a slot, and how many such groups a batch has */
-    run_fn *run;
+    struct way ways[3]; /* for the fewest blocks first; the one that any number may take comes last */
 };
 
 struct av1part_model {
@@ -71,6 +78,20 @@ static inline const float *beside(const struct beside *row, const float *slots, 
     return row->at == NOWHERE ? otherwise : slots + (size_t)(row->at + i / row->div % row->mod) * (size_t)lanes;
 }
 
+/* Words of weights that a group of outputs with these runs has. */
+static size_t weights_of(const uint32_t *runs)
+{
+    size_t steps = 0;
+    for (uint32_t i = 0; i < runs[0]; i++)
+        steps += runs[2 + 2 * i];
+    return steps * TOGETHER;
+}
+
+static inline int same_runs(const uint32_t *runs, const uint32_t *others)
+{
+    return runs[0] == others[0] && !memcmp(runs, others, (1 + 2 * (size_t)runs[0]) * sizeof *runs);
+}
+
 /* ------------------------------------------------------------------------------------------------ instructions --- */
 
 #if defined(__GNUC__)
@@ -78,14 +99,18 @@ typedef float float4 __attribute__((vector_size(16), may_alias));
 typedef int32_t int4 __attribute__((vector_size(16), may_alias));
 #define V float4
 #define I int4
-#define W 4
+#define BASE 4
+/* Inlined, the loops that matter would share registers with what stands around them, and spill. */
+#define ALONE __attribute__((noinline))
 #define ALL(w) ((V){w, w, w, w})
 #else /* the same text with single numbers for vectors */
 #define V float
 #define I int32_t
-#define W 1
+#define BASE 1
+#define ALONE
 #define ALL(w) (w)
 #endif
+#define W BASE
 #define NAME(x) x##_base
 #define TARGET
 #if defined(__aarch64__)
@@ -110,66 +135,107 @@ typedef int32_t int4 __attribute__((vector_size(16), may_alias));
 
 typedef float float8 __attribute__((vector_size(32), may_alias));
 typedef int32_t int8 __attribute__((vector_size(32), may_alias));
+typedef int32_t word __attribute__((may_alias));
+#define WITH_AVX2 __attribute__((target("avx2,fma")))
+#define ALL_8(w) ((V){w, w, w, w, w, w, w, w})
+#define DOT_AVX2(a, x, w) ((a) + (int8)_mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
+
 #define NAME(x) x##_avx2
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET WITH_AVX2
 #define V float8
 #define I int8
 #define W 8
-#define ALL(w) ((V){w, w, w, w, w, w, w, w})
+#define ALL ALL_8
 #define OUTS 4
-#define DOT(a, x, w)                                                                                                   \
-    ((a) + (int8)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)(x), _mm256_set1_epi32(w)), _mm256_set1_epi16(1)))
+#define DOT(a, x, w) DOT_AVX2(a, (__m256i)(x), _mm256_set1_epi32(w))
+#include "av1part_kernel.h"
+
+#define FEW
+#define NAME(x) x##_few_avx2
+#define TARGET WITH_AVX2
+#define V float8
+#define I int8
+#define W 8
+#define ALL ALL_8
+#define OUTS 4
+#define DOT(a, x, w) DOT_AVX2(a, _mm256_set1_epi32(x), (__m256i)(w))
 #include "av1part_kernel.h"
 
 typedef float float16 __attribute__((vector_size(64), may_alias));
 typedef int32_t int16 __attribute__((vector_size(64), may_alias));
+#define WITH_AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")))
+#define WITH_VNNI __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define ALL_16(w) ((V){w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w})
+#define BOTH(v, w)                                                                                                     \
+    _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(v))),                 \
+                       _mm256_loadu_si256((const __m256i *)(const void *)(w)), 1)
+#define DOT_AVX512(a, x, w) ((a) + (int16)_mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
+
 #define NAME(x) x##_avx512
-#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")))
+#define TARGET WITH_AVX512
 #define V float16
 #define I int16
 #define W 16
-#define ALL(w) ((V){w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w})
+#define ALL ALL_16
 #define OUTS 8
-#define DOT(a, x, w)                                                                                                   \
-    ((a) + (int16)_mm512_madd_epi16(_mm512_maddubs_epi16((__m512i)(x), _mm512_set1_epi32(w)), _mm512_set1_epi16(1)))
+#define DOT(a, x, w) DOT_AVX512(a, (__m512i)(x), _mm512_set1_epi32(w))
+#include "av1part_kernel.h"
+
+#define FEW
+#define NAME(x) x##_few_avx512
+#define TARGET WITH_AVX512
+#define V float16
+#define I int16
+#define W 16
+#define ALL ALL_16
+#define OUTS 8
+#define DOT(a, x, w) DOT_AVX512(a, _mm512_set1_epi32(x), (__m512i)(w))
 #include "av1part_kernel.h"
 
 #define NAME(x) x##_avx512vnni
-#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define TARGET WITH_VNNI
 #define V float16
 #define I int16
 #define W 16
-#define ALL(w) ((V){w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w})
+#define ALL ALL_16
 #define OUTS 8
 #define DOT(a, x, w) (int16) _mm512_dpbusd_epi32((__m512i)(a), (__m512i)(x), _mm512_set1_epi32(w))
 #include "av1part_kernel.h"
+
+#define FEW
+#define NAME(x) x##_few_avx512vnni
+#define TARGET WITH_VNNI
+#define V float16
+#define I int16
+#define W 16
+#define ALL ALL_16
+#define OUTS 8
+#define DOT(a, x, w) (int16) _mm512_dpbusd_epi32((__m512i)(a), _mm512_set1_epi32(x), (__m512i)(w))
+#include "av1part_kernel.h"
 #endif
 
+#define ANY {SIZE_MAX, SIZE_MAX}
 static const struct kernel KERNELS[] = {
 #if defined(X86)
-    {"avx512vnni", 48, 2, run_avx512vnni},
-    {"avx512", 48, 2, run_avx512},
-    {"avx2", 24, 4, run_avx2},
+    {"avx512vnni", {{4, run_few_avx2, {4, 0}}, {8, run_few_avx512vnni, {24, 16}}, {48, run_avx512vnni, ANY}}},
+    {"avx512", {{4, run_few_avx2, {4, 4}}, {8, run_few_avx512, {24, 24}}, {48, run_avx512, ANY}}},
+    {"avx2", {{4, run_few_avx2, {16, 16}}, {24, run_avx2, ANY}}},
 #endif
-#if defined(__GNUC__)
-    {"base", 12, 8, run_base},
-#else
-    {"base", 3, 32, run_base},
-#endif
+    {"base", {{3 * BASE, run_base, ANY}}},
 };
 #define KERNEL_COUNT (sizeof KERNELS / sizeof *KERNELS)
 
-static int runs_here(const struct kernel *kernel)
+static int runs_here(const char *name)
 {
 #if defined(X86)
-    if (kernel->run == run_avx2)
+    if (!strcmp(name, "avx2"))
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (kernel->run != run_base)
+    if (strcmp(name, "base"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-               (kernel->run == run_avx512 || __builtin_cpu_supports("avx512vnni"));
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && runs_here("avx2") &&
+               (!strcmp(name, "avx512") || __builtin_cpu_supports("avx512vnni"));
 #endif
-    return kernel->run != NULL;
+    return !strcmp(name, "base");
 }
 
 int av1part_use(av1part_model *model, const char *instructions)
@@ -177,7 +243,7 @@ int av1part_use(av1part_model *model, const char *instructions)
     if (!model || !instructions)
         return AV1PART_E_INVALID;
     for (size_t i = 0; i < KERNEL_COUNT; i++)
-        if (!strcmp(KERNELS[i].name, instructions) && runs_here(&KERNELS[i])) {
+        if (!strcmp(KERNELS[i].name, instructions) && runs_here(KERNELS[i].name)) {
             model->kernel = &KERNELS[i];
             return 0;
         }
@@ -340,7 +406,7 @@ static int open_blob(struct av1part_model *model, const void *blob, size_t size)
     model->keep = (const float *)(const void *)(known + 18);
     if (known[7] != SAMPLES || known[8] != AV1PART_LOGITS || known[9] != AV1PART_PARTITIONS)
         return AV1PART_E_FOREIGN;
-    if (model->count > MOST_OPS || model->slots > MOST_SLOTS || model->keeps > MOST_KEEP ||
+    if (model->precision > 1 || model->count > MOST_OPS || model->slots > MOST_SLOTS || model->keeps > MOST_KEEP ||
         !within(known[2], (uint64_t)model->count * (sizeof(struct op) / 4), model->word_count) ||
         !within(model->luma, SAMPLES, model->slots) || !within(model->logits, AV1PART_LOGITS, model->slots))
         return AV1PART_E_CORRUPT;
@@ -349,7 +415,7 @@ static int open_blob(struct av1part_model *model, const void *blob, size_t size)
         if (!is_op(model, &model->ops[i]))
             return AV1PART_E_CORRUPT;
     for (size_t i = 0; i < KERNEL_COUNT && !model->kernel; i++)
-        if (runs_here(&KERNELS[i]))
+        if (runs_here(KERNELS[i].name))
             model->kernel = &KERNELS[i];
     return 0;
 }
@@ -447,12 +513,25 @@ void av1part_close(av1part_model *model)
 
 static size_t arena_size(const av1part_model *model)
 {
-    return sizeof(float) * model->kernel->groups * model->slots * model->kernel->lanes;
+    return sizeof(float) * BATCH * model->slots;
 }
 
 size_t av1part_scratch_size(const av1part_model *model)
 {
-    return model ? arena_size(model) + (size_t)model->kernel->groups * model->kernel->lanes : 0;
+    return model ? arena_size(model) + BATCH : 0;
+}
+
+/* How to compute the next of `left` blocks, and how many: those over in the last group are left for a faster way. */
+static const struct way *way_for(const av1part_model *model, size_t left, size_t *count)
+{
+    const struct way *ways = model->kernel->ways, *way = ways;
+    while (left > way->most[model->precision])
+        way++;
+    *count = left < BATCH ? left : BATCH;
+    const size_t over = *count % way->lanes;
+    if (way != ways && *count > way->lanes && over <= way[-1].most[model->precision])
+        *count -= over;
+    return way;
 }
 
 static int predict(const av1part_model *model, const struct source *from, const struct answer *to, void *scratch,
@@ -464,10 +543,9 @@ static int predict(const av1part_model *model, const struct source *from, const 
         return AV1PART_E_MEMORY;
     float *arena = scratch;
     uint8_t *qindex = (uint8_t *)scratch + arena_size(model);
-    const size_t lanes = model->kernel->lanes, most = lanes * model->kernel->groups;
-    for (size_t done = 0; done < from->count; done += most) {
-        const size_t count = from->count - done < most ? from->count - done : most;
-        const size_t groups = (count + lanes - 1) / lanes;
+    for (size_t done = 0, count; done < from->count; done += count) {
+        const struct way *way = way_for(model, from->count - done, &count);
+        const size_t lanes = way->lanes, groups = (count + lanes - 1) / lanes;
         unsigned seen = 0;
         for (size_t i = 0; i < groups * lanes; i++) { /* lanes left over repeat the last block */
             const size_t block = done + (i < count ? i : count - 1);
@@ -477,7 +555,7 @@ static int predict(const av1part_model *model, const struct source *from, const 
         }
         if (seen >> from->depth)
             return AV1PART_E_SAMPLE;
-        model->kernel->run(model, arena, groups, qindex);
+        way->run(model, arena, groups, qindex);
         for (size_t i = 0; i < count; i++)
             answer_block(to, from, done + i, arena + (i / lanes * model->slots + model->logits) * lanes + i % lanes, lanes);
     }

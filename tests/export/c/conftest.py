@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from errors import MissingComponentError
 from export.c.blob import write_blob
 from export.c.quantise import quantise_program, row_ranges
 from export.c.write import SOURCE_DIR, build_model_program
-from infer.c_library import open_library
+from infer.c_library import CModel, open_library
 from tests import helpers
 from train.model import ModelConfig, PartitionModel
 
 KEEP = {"0.99": 0.003, "0.98": 0.01, "0.95": 0.05}
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffp-contract=fast")
+INSTRUCTIONS = ("base", "avx2", "avx512", "avx512vnni")
 TRUNKS = ("compact", pytest.param("resnet18", marks=pytest.mark.slow))
 
 
@@ -39,6 +41,21 @@ def library(tmp_path_factory):
     """libav1part, optimised, warnings as errors."""
     path = tmp_path_factory.mktemp("libav1part") / "libav1part.so"
     return open_library(compile_c(path, *STRICT, "-O2", "-fPIC", "-shared", SOURCE_DIR / "av1part.c"))
+
+
+@pytest.fixture(params=INSTRUCTIONS)
+def open_model(request, library):
+    """Opens a blob for each set of instructions that this machine has."""
+
+    def call(blob) -> CModel:
+        try:
+            model = CModel(library, blob, request.param)
+        except MissingComponentError:
+            pytest.skip(f"this machine has no {request.param}")
+        assert model.instructions == request.param
+        return model
+
+    return call
 
 
 def calibrated_model(real_blocks, **config):

@@ -2,6 +2,9 @@
  * Built with sanitizers by test_hardening.py; includes the library for its own SHA-256. */
 #include "av1part.c"
 
+enum { MANY = 30 };
+static const size_t counts[] = {2, 7, MANY}; /* for every way in which a kernel computes */
+
 static uint64_t state = 88172645463325252u;
 
 static uint32_t draw(uint32_t below)
@@ -34,7 +37,7 @@ int main(int argc, char **argv)
 {
     static const uint32_t odd[] = {0, 1, 2, 3, 7, 8, 9, 255, 256, 257, 65535, 65536, 0x7FFFFFFF,
                                    0x80000000, 0xFFFFFFFE, 0xFFFFFFFF};
-    static unsigned char block[2 * SAMPLES], qindex[2] = {0, 255};
+    static unsigned char block[MANY * SAMPLES], qindex[MANY] = {0, 255};
     FILE *file = argc == 3 ? fopen(argv[1], "rb") : NULL;
     if (!file)
         return 2;
@@ -73,7 +76,7 @@ int main(int argc, char **argv)
         } else {
             opened++;
             for (size_t k = 0; k < KERNEL_COUNT; k++) {
-                float logits[2 * AV1PART_LOGITS], probability[2 * AV1PART_PARTITIONS];
+                float logits[MANY * AV1PART_LOGITS], probability[MANY * AV1PART_PARTITIONS];
                 if (av1part_use(model, KERNELS[k].name))
                     continue;
                 const size_t need = av1part_scratch_size(model);
@@ -81,7 +84,8 @@ int main(int argc, char **argv)
                 if (need > 1u << 26 || posix_memalign(&scratch, AV1PART_SCRATCH_ALIGN, need ? need : 1))
                     continue;
                 memset(scratch, 0, need);
-                av1part_predict_blocks(model, block, 2, 8, 1, qindex, logits, probability, scratch, need);
+                for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+                    av1part_predict_blocks(model, block, counts[i], 8, 1, qindex, logits, probability, scratch, need);
                 free(scratch);
             }
             av1part_close(model);
