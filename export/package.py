@@ -76,7 +76,9 @@ def build_package(
     about = {f"keep {k}": repr(v) for k, v in (keep or {}).items()} | {"side": str(side)}
     count = torch.export.Dim("count", min=1, max=MAX_BATCH)
     try:
-        with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        # What is compiled may multiply float32 in TF32 if cuDNN may: parity is then lost (docs/LOG.md).
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.no_grad(), exact, tempfile.TemporaryDirectory() as folder:
             program = torch.export.export(
                 PredictorGraph(compiled.to(device)).eval(), (blocks, qindex), dynamic_shapes=({0: count}, {0: count})
             )

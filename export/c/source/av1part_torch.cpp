@@ -42,8 +42,12 @@ int open_package(av1part_model &model, const char *path)
     if (side != model.about.end() && side->second != std::to_string(AV1PART_BLOCK))
         return AV1PART_E_FOREIGN; /* a model that sees a border around its blocks */
     const auto device = model.about.find("AOTI_DEVICE_KEY");
-    if (device != model.about.end() && device->second == "cuda")
+    if (device != model.about.end() && device->second == "cuda") {
         model.device = torch::Device(torch::kCUDA, 0);
+        // A package calls cuDNN and cuBLAS under this process's settings, and TF32 is no float32.
+        at::globalContext().setAllowTF32CuDNN(false);
+        at::globalContext().setAllowTF32CuBLAS(false);
+    }
     return 0;
 }
 
