@@ -79,13 +79,13 @@ def sequences(options: argparse.Namespace, folder: Path) -> Iterator[Sequence]:
     sample, dataset = open_dataset(SHARED / "sample"), open_dataset(SHARED / "dataset")
     names = [p.name for p in sample.pictures if p.split in ("val", "test")][: options.pictures]
     for name in names:
-        yield Sequence(SAMPLE, name, _as_y4m(SHARED / "sample" / "yuv420" / f"{name}.png", folder, packed_420=True))
+        yield Sequence(SAMPLE, name, as_y4m(SHARED / "sample" / "yuv420" / f"{name}.png", folder, packed_420=True))
     for picture in [p for p in dataset.pictures if p.split == "val"][: options.pictures]:
         path = SHARED / "dataset" / "luma" / f"{picture.name}.png"
-        yield Sequence(MONOCHROME, picture.name, _as_y4m(path, folder, packed_420=False))
+        yield Sequence(MONOCHROME, picture.name, as_y4m(path, folder, packed_420=False))
 
 
-def _as_y4m(picture: Path, folder: Path, packed_420: bool) -> Path:
+def as_y4m(picture: Path, folder: Path, packed_420: bool) -> Path:
     path = folder / f"{picture.stem}.y4m"
     with open_frames(picture, packed_420=packed_420) as frames:
         tag = {"420": "C420jpeg", "mono": "Cmono"}[frames.format.chroma]
