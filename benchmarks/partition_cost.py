@@ -1,10 +1,10 @@
-"""What it costs libaom to try a partition type at every 16x16 node: where partition.SEARCH_COSTS comes from.
+"""What it costs libaom to try each partition type at every 16x16 node, SPLIT with its 8x8 nodes searched and without.
 
     python -m benchmarks.partition_cost
 
 Two val pictures of ../shared/sample as 4:2:0 are encoded with NONE alone at every whole node, and with NONE and one
-type; the difference in CPU seconds is that type's. Each is the fastest of several encodes, one process, one thread;
-run it on a machine that does nothing else (2 to 4 minutes). Writes results/partition_cost_<hardware>_<yyyymm>.json.
+type; the difference in CPU seconds is that type's. Each is the faster of two encodes, one process, one thread; run it
+on a machine that does nothing else (2 minutes). Writes results/partition_cost_<hardware>_<yyyymm>.json.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from encoder.program import encode_file
 from errors import InputError, ToolkitError
 from infer.machine import cpu_name, machine
 from infer.partition_map import MapFormat, write_partition_map
-from partition import NODE_SIZE, PARTITION_NAMES, SEARCH_COSTS, Partition
+from partition import NODE_SIZE, PARTITION_NAMES, Partition
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = ("skimage_chelsea", "skimage_coffee")
 QINDEX = 128
-REPEATS = 3
+WHOLE = "SPLIT, whole"
+REPEATS = 2
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -45,16 +46,22 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def seconds_of(source: Path, folder: Path, types: Many[Partition], cpu_used: int) -> float:
-    """CPU seconds of the fastest of REPEATS encodes with NONE and `types` at every whole node of a Y4M picture."""
+def seconds_of(source: Path, folder: Path, partition: Partition, cpu_used: int, options: Many[str] = ()) -> float:
+    """CPU seconds of the fastest of REPEATS encodes with NONE and one type at every whole node of a Y4M picture."""
     with open_frames(source) as frames:
         width, height = frames.format.width, frames.format.height
-    mask = sum(1 << t for t in {Partition.NONE, *types})
-    masks = np.full((1, height // NODE_SIZE, width // NODE_SIZE), mask, np.uint16)
+    masks = np.full((1, height // NODE_SIZE, width // NODE_SIZE), 1 | 1 << partition, np.uint16)
     path = folder / "types.apm"
     write_partition_map(path, map_of_whole_nodes(MapFormat(width, height, QINDEX), masks))
-    options = ["--cq-level", cq_of_qindex(QINDEX), "--cpu-used", cpu_used, "--partition-map", path]
-    words = [str(option) for option in options]
+    words = [
+        "--cq-level",
+        str(cq_of_qindex(QINDEX)),
+        "--cpu-used",
+        str(cpu_used),
+        "--partition-map",
+        str(path),
+        *options,
+    ]
     return min(encode_file(source, folder / "types.ivf", words).encode_cpu_s for _ in range(REPEATS))
 
 
@@ -62,7 +69,8 @@ def relative_costs(seconds: dict[str, float]) -> dict[str, float]:
     """Extra seconds over NONE alone by type, in units of the mean of HORZ and VERT.
 
     Args:
-        seconds: of an encode with NONE and each type, by its name; "NONE" with NONE alone.
+        seconds: of an encode with NONE and each type, by its name; "NONE" with NONE alone, WHOLE with SPLIT and its
+            8x8 nodes searched.
     """
     extra = {name: value - seconds["NONE"] for name, value in seconds.items() if name != "NONE"}
     unit = (extra["HORZ"] + extra["VERT"]) / 2
@@ -81,7 +89,8 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     sources = [as_y4m(picture, folder, packed_420=True) for picture in pictures]
     rows = []
     for preset in options.cpu_used:
-        seconds = {t.name: sum(seconds_of(s, folder, [t], preset) for s in sources) for t in Partition}
+        seconds = {t.name: sum(seconds_of(s, folder, t, preset) for s in sources) for t in Partition}
+        seconds[WHOLE] = sum(seconds_of(s, folder, Partition.SPLIT, preset, ["--whole-split"]) for s in sources)
         rows.append({"cpu_used": preset, "seconds": seconds, "relative": relative_costs(seconds)})
         print(preset, " ".join(f"{name} {value:.2f}" for name, value in rows[-1]["relative"].items()), flush=True)
     return rows
@@ -95,7 +104,7 @@ def main(words: list[str] | None = None) -> None:
     output = options.output or RESULTS / f"partition_cost_{slug}_{now.strftime('%Y%m')}.json"
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
-    mean = {name: float(np.mean([row["relative"][name] for row in rows])) for name in PARTITION_NAMES[1:]}
+    mean = {name: float(np.mean([row["relative"][name] for row in rows])) for name in (*PARTITION_NAMES[1:], WHOLE)}
     result = {
         "date": now.date().isoformat(),
         "machine": machine(),
@@ -103,7 +112,6 @@ def main(words: list[str] | None = None) -> None:
         "qindex": QINDEX,
         "rows": rows,
         "mean_relative": mean,
-        "chosen": dict(zip(PARTITION_NAMES, SEARCH_COSTS, strict=True)),
     }
     write_atomically(output, (json.dumps(result, indent=1) + "\n").encode())
     print("mean", " ".join(f"{name} {value:.2f}" for name, value in mean.items()))
