@@ -134,6 +134,15 @@ def test_one_restricted_node_changes_as_asked(encodes):
     assert changed >= 4
 
 
+@pytest.mark.parametrize("speed", [0, 3])
+@pytest.mark.parametrize("wanted", [t for t in Partition if t > Partition.SPLIT])
+def test_a_type_is_tried_though_what_libaom_judges_it_by_is_not(encodes, speed, wanted):
+    """libaom prunes A/B types by what HORZ, VERT and SPLIT gave: of masks without these it knows nothing."""
+    masks = np.full((2, 6, 8), 1 | 1 << wanted)
+    encodes("a.ivf", "--cpu-used", speed, masks=masks, cq=20)
+    assert np.count_nonzero(encodes.labels("a.ivf") == wanted) > 3
+
+
 @pytest.mark.parametrize("speed", [1, 3, 5])
 def test_8x8_nodes_below_a_restricted_node_are_not_split(encodes, speed):
     """Unless --whole-split asks for it, and apart from the rule against ringing, which acts on 8x8 nodes too."""
