@@ -4,9 +4,9 @@
     python -m benchmarks.encoder bundles/default --model av1part/model.fp32.av1part        (goes on where it stopped)
 
 Sequences: the val and test pictures of ../shared/sample as 4:2:0 at every preset, the val pictures of ../shared/dataset
-as monochrome at two, and any Y4M given with --clip; nothing that was trained on. Each is encoded at every qindex and
-preset in every variant (benchmarks/encoder_rows.py). Encodes run two at a time, a process with one thread each; the
-figures need a machine that does nothing else. Writes STEM.csv (one row an encode), STEM.json and STEM.png.
+as monochrome at presets 1 to 4, and any Y4M given with --clip; nothing that was trained on. Each is encoded at every
+qindex and preset in every variant (benchmarks/encoder_rows.py). Encodes run two at a time, a process with one thread
+each; the figures need a machine that does nothing else. Writes STEM.csv (one row an encode), STEM.json and STEM.png.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from errors import InputError, ToolkitError, UsageError
 from infer.machine import cpu_name, machine
 
 RESULTS = Path(__file__).parent / "results"
+HOOK = Path(__file__).parent.parent / "encoder" / "libaom_hook.c"
 SHARED = Path(__file__).parent.parent.parent / "shared"
 COLUMNS = (
     *("group", "sequence", "width", "height", "frames", "qindex", "cpu_used", "variant", "bytes", "encode_cpu_s"),
     *("predict_cpu_s", "psnr_y", "vmaf", "met", "mean_set", "kept", "single", "undecided"),
 )
 SAMPLE, MONOCHROME = "sample", "dataset, monochrome"
-MONOCHROME_PRESETS = (2, 4)
+MONOCHROME_PRESETS = (1, 2, 3, 4)
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -79,13 +80,13 @@ def sequences(options: argparse.Namespace, folder: Path) -> Iterator[Sequence]:
     sample, dataset = open_dataset(SHARED / "sample"), open_dataset(SHARED / "dataset")
     names = [p.name for p in sample.pictures if p.split in ("val", "test")][: options.pictures]
     for name in names:
-        yield Sequence(SAMPLE, name, _as_y4m(SHARED / "sample" / "yuv420" / f"{name}.png", folder, packed_420=True))
+        yield Sequence(SAMPLE, name, as_y4m(SHARED / "sample" / "yuv420" / f"{name}.png", folder, packed_420=True))
     for picture in [p for p in dataset.pictures if p.split == "val"][: options.pictures]:
         path = SHARED / "dataset" / "luma" / f"{picture.name}.png"
-        yield Sequence(MONOCHROME, picture.name, _as_y4m(path, folder, packed_420=False))
+        yield Sequence(MONOCHROME, picture.name, as_y4m(path, folder, packed_420=False))
 
 
-def _as_y4m(picture: Path, folder: Path, packed_420: bool) -> Path:
+def as_y4m(picture: Path, folder: Path, packed_420: bool) -> Path:
     path = folder / f"{picture.stem}.y4m"
     with open_frames(picture, packed_420=packed_420) as frames:
         tag = {"420": "C420jpeg", "mono": "Cmono"}[frames.format.chroma]
@@ -141,6 +142,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "bundle_sha256": sha256_of(options.bundle / MANIFEST_FILE),
         "keep": {share: open_bundle(options.bundle).manifest.threshold(share) for share in options.keep},
+        "hook_sha256": sha256_of(HOOK),
         "prediction": f"C library, {sha256_of(options.model)}" if options.model else "onnxruntime, one thread",
         "hardware": cpu_name(),
     }
@@ -197,7 +199,7 @@ def main(words: list[str] | None = None) -> None:
     rows_path, note_path = stem.with_suffix(".csv"), stem.with_suffix(".settings.json")
     common = settings(options)
     if rows_path.exists() and json.loads(note_path.read_text()) != common:
-        raise UsageError(f"{rows_path} is of another bundle, keep levels or machine", "name another --output")
+        raise UsageError(f"{rows_path} is of another bundle, keep levels, hook or machine", "name another --output")
     write_atomically(note_path, (json.dumps(common, indent=1) + "\n").encode())
     with tempfile.TemporaryDirectory() as folder:
         every = units(options, list(sequences(options, Path(folder))))

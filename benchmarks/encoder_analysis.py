@@ -125,12 +125,11 @@ def analyse(curves: Curves) -> list[dict[str, Any]]:
     """
     sequences = sorted({s for s, _, _ in curves})
     presets = sorted({p for _, p, _ in curves})
-    variants = sorted({v for _, _, v in curves})
     drawn, slowest = resamples(len(sequences)), presets[0]
     logs: dict[tuple[int, str], NDArray[np.float64]] = {}
     rates: dict[tuple[int, str], NDArray[np.float64]] = {}
     entries: list[dict[str, Any]] = []
-    for preset, variant in ((p, v) for p in presets for v in variants):
+    for preset, variant in sorted({(p, v) for _, p, v in curves}):
         each = [(curves[s, preset, NORMAL], curves[s, preset, variant], curves[s, slowest, NORMAL]) for s in sequences]
         same = np.array([np.log(n.encode_s / (t.encode_s + t.predict_s)) for n, t, _ in each])
         alone = np.array([np.log(n.encode_s / t.encode_s) for n, t, _ in each])

@@ -158,7 +158,7 @@ static int set_masks(Encoder *encoder) {
   encoder->nodes += nodes;
   for (size_t i = 0; i < nodes; i++) encoder->restricted += masks[i] != AV1PART_UNDECIDED;
   memset(encoder->met, 0, nodes);
-  av1part_hook_set(masks, encoder->rows, encoder->columns, encoder->met);
+  av1part_hook_set(masks, encoder->rows, encoder->columns, encoder->met, encoder->options.whole_split);
   return 0;
 }
 

@@ -10,8 +10,12 @@
  *     A/B types, 4-way types
  *
  * Left alone, being results of the search and not guesses before it: a type is not tried if what was tried before shows
- * that it cannot win, and the all-intra rule against ringing, which may replace NONE by SPLIT. That NONE is in every
- * mask is relied on: it always gives a node a cost, without which libaom tries 4-way types whatever (3) says. */
+ * that it cannot win, and the all-intra rule against ringing, which may replace NONE by SPLIT. What libaom infers in (3)
+ * from HORZ it may infer only if HORZ was tried, and so with VERT. That NONE is in every mask is relied on: it always
+ * gives a node a cost, without which libaom tries 4-way types whatever (3) says.
+ *
+ * Most of what SPLIT costs is the search of its four 8x8 nodes, and nearly nothing is lost if they are not split in
+ * turn: below a node that the map decides they are NONE alone, unless the caller wants them searched. */
 #include "libaom_hook.h"
 
 #include <stddef.h>
@@ -36,6 +40,7 @@ static struct {
   const uint16_t *masks;
   uint32_t rows, columns;
   uint8_t *met;
+  int whole_split;
   unsigned count; /* of frames set, so that a thread knows when what it remembers is of another frame */
 } frame;
 
@@ -46,11 +51,12 @@ static __thread struct {
   MACROBLOCK *forced; /* its must_find_valid_partition was set by us */
 } node;
 
-void av1part_hook_set(const uint16_t *masks, uint32_t rows, uint32_t columns, uint8_t *met) {
+void av1part_hook_set(const uint16_t *masks, uint32_t rows, uint32_t columns, uint8_t *met, int whole_split) {
   frame.masks = masks;
   frame.rows = rows;
   frame.columns = columns;
   frame.met = met;
+  frame.whole_split = whole_split;
   frame.count++;
 }
 
@@ -61,6 +67,12 @@ static int is_restricted(void) {
 }
 
 static int is_node(const PartitionSearchState *state) { return state->part_blk_params.bsize == BLOCK_16X16; }
+
+/* One of the 8x8 nodes of a restricted node's SPLIT. No other 8x8 node follows a restricted one: each comes from a 16x16
+ * node, and node.mask is that one's. */
+static int is_below(const PartitionSearchState *state) {
+  return state->part_blk_params.bsize == BLOCK_8X8 && is_restricted() && !frame.whole_split;
+}
 
 static int is_codable(const PartitionSearchState *state, PARTITION_TYPE type) {
   const BLOCK_SIZE size = get_partition_subsize(BLOCK_16X16, type);
@@ -102,7 +114,7 @@ void __wrap_av1_prune_partitions_before_search(AV1_COMP *const cpi, MACROBLOCK *
     node.frame_count = frame.count;
     node.mask = AV1PART_UNDECIDED;
   }
-  stop_forcing(); /* the 8x8 nodes of a 16x16 SPLIT are libaom's own again */
+  stop_forcing(); /* it is of the 16x16 node, not of the 8x8 nodes of its SPLIT */
   if (is_node(state)) {
     node.mask = look_up(cpi, state);
     if (is_restricted()) {
@@ -117,12 +129,19 @@ void __wrap_av1_prune_partitions_before_search(AV1_COMP *const cpi, MACROBLOCK *
       return;
     }
   }
+  if (is_below(state)) return;
   __real_av1_prune_partitions_before_search(cpi, x, sms_tree, state);
 }
 
 void __real_av1_prune_partitions_by_max_min_bsize(SuperBlockEnc *sb_enc, PartitionSearchState *state);
 void __wrap_av1_prune_partitions_by_max_min_bsize(SuperBlockEnc *sb_enc, PartitionSearchState *state) {
   __real_av1_prune_partitions_by_max_min_bsize(sb_enc, state);
+  if (is_below(state)) {
+    state->partition_none_allowed = 1;
+    state->do_square_split = state->do_rectangular_split = 0;
+    state->partition_rect_allowed[HORZ] = state->partition_rect_allowed[VERT] = 0;
+    return;
+  }
   if (!is_node(state) || !is_restricted()) return;
   if (sb_enc->max_partition_size < BLOCK_16X16 || sb_enc->min_partition_size >= BLOCK_16X16) {
     stop_forcing();
@@ -146,15 +165,19 @@ void __wrap_av1_prune_ab_partitions(AV1_COMP *cpi, const MACROBLOCK *x, const PC
                                     int64_t best_rdcost, const RD_RECT_PART_WIN_INFO *rect_part_win_info,
                                     bool ext_partition_allowed, PartitionSearchState *state,
                                     int *ab_partitions_allowed) {
-  if (!is_node(state) || !is_restricted()) {
-    __real_av1_prune_ab_partitions(cpi, x, pc_tree, pb_source_variance, best_rdcost, rect_part_win_info,
-                                   ext_partition_allowed, state, ab_partitions_allowed);
-    return;
+  const int searches_rest = state->do_rectangular_split; /* libaom clears it if SPLIT was tried and is worse than NONE */
+  __real_av1_prune_ab_partitions(cpi, x, pc_tree, pb_source_variance, best_rdcost, rect_part_win_info,
+                                 ext_partition_allowed, state, ab_partitions_allowed);
+  if (!is_node(state) || !is_restricted()) return;
+  for (int i = 0; i < NUM_AB_PARTS; i++) {
+    const PARTITION_TYPE type = (PARTITION_TYPE)(PARTITION_HORZ_A + i);
+    const PARTITION_TYPE basis = type < PARTITION_VERT_A ? PARTITION_HORZ : PARTITION_VERT;
+    const int may_win = ab_partitions_allowed[i] || !(node.mask & BIT(basis));
+    ab_partitions_allowed[i] = searches_rest && may_win && (node.mask & BIT(type));
   }
-  for (int i = 0; i < NUM_AB_PARTS; i++) ab_partitions_allowed[i] = node.mask >> (PARTITION_HORZ_A + i) & 1;
   /* HORZ and VERT are over: from here on these two say whether HORZ_4 and VERT_4 may be tried. */
-  state->partition_rect_allowed[HORZ] = (node.mask & BIT(PARTITION_HORZ_4)) != 0;
-  state->partition_rect_allowed[VERT] = (node.mask & BIT(PARTITION_VERT_4)) != 0;
-  state->do_rectangular_split = 1;
+  state->partition_rect_allowed[HORZ] = searches_rest && (node.mask & BIT(PARTITION_HORZ_4));
+  state->partition_rect_allowed[VERT] = searches_rest && (node.mask & BIT(PARTITION_VERT_4));
+  state->do_rectangular_split = searches_rest;
   stop_forcing();
 }

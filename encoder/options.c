@@ -29,6 +29,7 @@ static const char help[] =
     "      --model FILE        predict them within this process, with a blob by: cli.py export --c\n"
     "      --keep SHARE        of bundle or model: share of true types to keep (default 0.98)\n"
     "      --threshold T       of bundle or model, in place of --keep: least probability of a candidate\n"
+    "      --whole-split       search the 8x8 nodes of a restricted node's SPLIT too, in place of NONE alone (slower)\n"
     "      --recon FILE        the reconstruction, raw planar\n"
     "      --json              print one JSON object\n"
     "      --help\n";
@@ -61,6 +62,7 @@ static int check(const Options *options, int raw_details) {
     return refuse("--partition-map, --bundle and --model exclude each other", "");
   if ((options->predictor.keep || options->predictor.threshold) && !predicts)
     return refuse("--keep and --threshold need --bundle or --model", "");
+  if (options->whole_split && !restricted) return refuse("--whole-split needs a map, --bundle or --model", "");
   if (options->predictor.keep && options->predictor.threshold)
     return refuse("--keep and --threshold exclude each other", "");
   if (options->predictor.bundle && !strcmp(options->input, "-"))
@@ -72,14 +74,14 @@ static int check(const Options *options, int raw_details) {
 
 int options_parse(Options *options, int argc, char **argv) {
   enum { SIZE = 256, DEPTH, CHROMA, FPS, CQ, SPEED, THREADS, TILE_COLUMNS, TILE_ROWS, LIMIT, MAP, BUNDLE, MODEL, KEEP, THRESHOLD,
-         RECON, JSON, HELP };
+         WHOLE_SPLIT, RECON, JSON, HELP };
   static const struct option known[] = {
     { "output", 1, NULL, 'o' },         { "size", 1, NULL, SIZE },           { "bit-depth", 1, NULL, DEPTH },
     { "chroma", 1, NULL, CHROMA },      { "fps", 1, NULL, FPS },             { "cq-level", 1, NULL, CQ },
     { "cpu-used", 1, NULL, SPEED },     { "threads", 1, NULL, THREADS },     { "tile-columns", 1, NULL, TILE_COLUMNS },
     { "tile-rows", 1, NULL, TILE_ROWS }, { "limit", 1, NULL, LIMIT },        { "partition-map", 1, NULL, MAP },
     { "bundle", 1, NULL, BUNDLE },      { "keep", 1, NULL, KEEP },           { "threshold", 1, NULL, THRESHOLD },
-    { "model", 1, NULL, MODEL },
+    { "model", 1, NULL, MODEL },        { "whole-split", 0, NULL, WHOLE_SPLIT },
     { "recon", 1, NULL, RECON },        { "json", 0, NULL, JSON },           { "help", 0, NULL, HELP },
     { NULL, 0, NULL, 0 }
   };
@@ -125,6 +127,7 @@ int options_parse(Options *options, int argc, char **argv) {
       case MODEL: options->model = optarg; break;
       case KEEP: options->predictor.keep = optarg; break;
       case THRESHOLD: options->predictor.threshold = optarg; break;
+      case WHOLE_SPLIT: options->whole_split = 1; break;
       case RECON: options->reconstruction = optarg; break;
       case JSON: options->as_json = 1; break;
       case HELP: fputs(help, stdout); return 1;

@@ -12,6 +12,7 @@ typedef struct {
   int is_raw;
   int cq, speed, threads, tile_rows, tile_columns; /* tiles: log2, as libaom counts */
   unsigned limit;                                  /* frames at most, 0 for all */
+  int whole_split; /* of restricted nodes (libaom_hook.h) */
   int as_json;
 } Options;
 

@@ -79,6 +79,13 @@ def test_every_preset_and_variant(rows):
     assert entries[0, "normal"]["ladder_gap"] == (0, 0, 0)
 
 
+def test_a_variant_of_one_preset_alone(rows):
+    rows += [{**each, "variant": "whole"} for each in rows if (each["cpu_used"], each["variant"]) == (2, "keep-0.98")]
+    entries = {(e["cpu_used"], e["variant"]): e for e in analyse(curves_of(rows, "psnr_y"))}
+    assert {key for key in entries if key[1] == "whole"} == {(2, "whole")}
+    assert entries[2, "whole"]["speedup"] == entries[2, "keep-0.98"]["speedup"]
+
+
 def test_ladder_gap_outside_is_nothing():
     times, rates = np.log([[8.0], [4.0], [1.0]]), np.array([[0.0], [2.0], [6.0]])
     for seconds, expected in ((8.0, 0 - 5), (4.0, 2 - 5), (8.1, np.nan), (0.9, np.nan)):
@@ -113,6 +120,7 @@ def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program,
     rewrite(bundle / "manifest.json", json.dumps(manifest))
     monkeypatch.setattr(rows_of, "encode_file", functools.partial(rows_of.encode_file, program=encoder_program))
     monkeypatch.setattr(study, "local_workers", here)
+    monkeypatch.setattr(rows_of, "TAKEN_APART_AT", 6)
     size = FrameFormat(72, 56, 8, "420")
     clip = write_y4m(tmp_path / "clip.y4m", size, pan(size, 2, "skimage_gravel"))
     words = [bundle, "--no-pictures", "--clip", clip, "--cpu-used", 6, "--no-vmaf", "--keep", "0.98,0.95"]
@@ -124,11 +132,11 @@ def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program,
     with (tmp_path / "out" / "study.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 8
-    variants = {"normal", "keep-0.98", "keep-0.95", "repaired", "unsplit", "oracle", "none", "random"}
+    variants = {"normal", "keep-0.98", "keep-0.95", "repaired", "whole", "oracle", "none", "random"}
     assert {r["variant"] for r in rows} == variants
     for r in rows:
         assert r["variant"] not in ("oracle", "repaired") or float(r["kept"]) == 1
-        assert (float(r["predict_cpu_s"]) > 0) == r["variant"].startswith(("keep", "repaired", "unsplit"))
+        assert (float(r["predict_cpu_s"]) > 0) == r["variant"].startswith(("keep", "repaired", "whole"))
         assert r["variant"] != "none" or float(r["mean_set"]) == float(r["single"]) == 1
     capsys.readouterr()
     with (tmp_path / "out" / "study.csv").open("a", newline="") as file:  # of a run that was stopped at another preset

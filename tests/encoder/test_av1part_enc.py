@@ -5,17 +5,20 @@ import subprocess
 import numpy as np
 import pytest
 
+from data.bitstream import read_temporal_units
 from data.frames import FrameFormat
+from encoder.libaom import Libaom
 from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks, violations
 from encoder.program import encode_file
 from errors import InputError, MissingComponentError, OutputError, UsageError
 from infer.partition_map import UNDECIDED, MapFormat, write_partition_map
-from partition import COVERED, Partition
+from partition import COVERED, BlockSize, Partition
 from tests.encoder.restricted import BASIC, PICTURE, SIZE, Encodes, ringing
 from tests.encodes import PROGRAMS, needs_libaom, pan, write_y4m
 from tests.helpers import REPO
 
 pytestmark = needs_libaom
+SMALLER_THAN_8X8 = [BlockSize.BLOCK_4X4, BlockSize.BLOCK_4X8, BlockSize.BLOCK_8X4]
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +134,34 @@ def test_one_restricted_node_changes_as_asked(encodes):
     assert changed >= 4
 
 
+@pytest.mark.parametrize("speed", [0, 3])
+@pytest.mark.parametrize("wanted", [t for t in Partition if t > Partition.SPLIT])
+def test_a_type_is_tried_though_what_libaom_judges_it_by_is_not(encodes, speed, wanted):
+    """libaom prunes A/B types by what HORZ, VERT and SPLIT gave: of masks without these it knows nothing."""
+    masks = np.full((2, 6, 8), 1 | 1 << wanted)
+    encodes("a.ivf", "--cpu-used", speed, masks=masks, cq=20)
+    assert np.count_nonzero(encodes.labels("a.ivf") == wanted) > 3
+
+
+@pytest.mark.parametrize("speed", [1, 3, 5])
+def test_8x8_nodes_below_a_restricted_node_are_not_split(encodes, speed):
+    """Unless --whole-split asks for it, and apart from the rule against ringing, which acts on 8x8 nodes too."""
+    labels, smaller, seconds = {}, {}, {}
+    for name, options in (("a.ivf", ()), ("b.ivf", ("--whole-split",))):
+        masks = np.full((2, 6, 8), 1 | 1 << Partition.SPLIT)
+        seconds[name] = encodes(name, "--cpu-used", speed, *options, masks=masks, cq=10).encode_cpu_s
+        assert encodes.decodes(name)
+        labels[name] = encodes.labels(name)
+        frames = Libaom().decode(read_temporal_units(encodes.folder / name))
+        sizes = np.stack([f.bsize[: 4 * 6, : 4 * 8].reshape(6, 4, 8, 4).swapaxes(1, 2) for f in frames])
+        smaller[name] = (np.isin(sizes, SMALLER_THAN_8X8)).any((3, 4))
+    rule = np.stack([ringing(frame.luma) for frame in pan(SIZE, 2, PICTURE)])
+    assert np.count_nonzero(labels["a.ivf"] == Partition.SPLIT) > 10
+    assert not (smaller["a.ivf"] & ~rule).any()
+    assert np.count_nonzero(smaller["b.ivf"] & ~rule) > 10
+    assert seconds["a.ivf"] < seconds["b.ivf"]
+
+
 @pytest.mark.parametrize("tiles", [(0, 0), (1, 1)])
 def test_threads_and_tiles(program, tmp_path, tiles):
     size = FrameFormat(264, 136, 8, "420")
@@ -207,6 +238,7 @@ BAD_OPTIONS = {
     "map at a speed without search": ("--cpu-used", 7, "--partition-map", "a.apm"),
     "two sources of masks": ("--partition-map", "a.apm", "--bundle", "b"),
     "keep without a bundle": ("--keep", "0.98"),
+    "whole split without a map": ("--whole-split",),
     "raw details of a y4m": ("--bit-depth", 10),
     "unknown": ("--fast",),
     "no threads": ("--threads", 0),
