@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom encoder encoder-debian c-api c-api-torch demo test test-all bench-gpu experiments models models-accurate check clean
+.PHONY: help venv libaom encoder encoder-debian c-api c-api-torch demo test test-all bench-gpu experiments models check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,20 +41,22 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	$(PY) cli.py evaluate bundles/default --overlay wesaturate_cvo9xd demo/overlay.png
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
-# What models/compact was trained with.
-RECIPE := --dataset-dir $(or $(DATASET),../shared/dataset) --epochs 24 --batch-size 8192 --augmentation contrast \
-	--trunk-lr 3e-3 --lr 3e-3 --weight-decay 0.02 --average 0.999 --autocast bf16 --calibration-pictures 36 --patience 8
-SHIP := --fold-bn --precision fp32,fp16 --onnx-input uint8
+# What the shipped models were trained with.
+RECIPE := --dataset-dir $(or $(DATASET),../shared/dataset) --batch-size 8192 --augmentation contrast \
+	--trunk-lr 3e-3 --lr 3e-3 --average 0.999 --autocast bf16 --calibration-pictures 36
+ACCURATE := --trunk accurate --epochs 6 --passes 5 --weight-decay 0.05
+SHIP := $(PY) cli.py export --fold-bn --onnx-input uint8
 
-models: venv ## retrain and export models/compact (NVIDIA GPU, 7 minutes on an H200; DATASET=folder)
-	$(PY) cli.py train $(RECIPE) --trunk compact --passes 2 --output-dir runs/compact
-	$(PY) cli.py export --run runs/compact --output-dir models/compact $(SHIP)
-	cp runs/compact/run.json models/compact/
+models: venv ## retrain and export models/ (NVIDIA GPU, 7 minutes on an H200 and 8 of exports; DATASET=folder)
+	$(PY) cli.py train $(RECIPE) $(ACCURATE) --output-dir runs/accurate
+	$(PY) cli.py train $(RECIPE) $(ACCURATE) --border 8 --output-dir runs/accurate-context
+	$(PY) cli.py train $(RECIPE) --trunk compact --epochs 5 --passes 5 --weight-decay 0.02 --teacher runs/accurate \
+	  --output-dir runs/compact
+	$(SHIP) --run runs/compact --output-dir models/compact --precision fp32,fp16
+	$(SHIP) --run runs/accurate --output-dir models/accurate --precision fp32
+	$(SHIP) --run runs/accurate-context --output-dir models/accurate-context --precision fp32
+	for name in compact accurate accurate-context; do cp runs/$$name/run.json models/$$name/; done
 	$(PY) -m benchmarks.model_card
-
-models-accurate: venv ## train accurate, and a compact that learns from it, into runs/ (not shipped yet)
-	$(PY) cli.py train $(RECIPE) --trunk accurate --passes 4 --output-dir runs/accurate
-	$(PY) cli.py train $(RECIPE) --trunk compact --passes 4 --teacher runs/accurate --output-dir runs/compact-distilled
 
 test: venv ## the test suite (under 10 minutes on 2 cores)
 	$(PY) -m pytest -q -n 2 --dist loadfile

@@ -14,8 +14,9 @@ from train.checkpoint import open_run
 from train.decision import recorded_decision
 
 MODELS = REPO / "models"
-LARGEST = {"compact": 12e6}
+LARGEST = {"compact": 12e6, "accurate": 60e6, "accurate-context": 60e6}
 """FLOP a block, once compiled."""
+PRECISIONS = {"compact": ["fp16", "fp32"], "accurate": ["fp32"], "accurate-context": ["fp32"]}
 MEGABYTES = 40
 
 
@@ -28,7 +29,7 @@ def shipped(request):
 def test_every_file_costs_what_it_may(shipped):
     name, bundle = shipped
     files = [e for e in bundle.manifest.files.values() if e.kind == "onnx"]
-    assert sorted(e.precision for e in files) == ["fp16", "fp32"]
+    assert sorted(e.precision for e in files) == PRECISIONS[name]
     for entry in files:
         assert 2 * list(entry.cost.values())[-1]["multiply_adds"] <= LARGEST[name]
     assert sum(path.stat().st_size for path in bundle.root.iterdir()) < MEGABYTES * 1e6
@@ -48,7 +49,9 @@ def test_the_run_lies_beside_its_bundle(shipped):
     name, bundle = shipped
     run = open_run(bundle.root)
     assert run.sha256 == bundle.manifest.run_sha256 == bundle.manifest.files["model.safetensors"].sha256
-    assert run.model.config.trunk == name and run.model.config.temperature == "qindex"
+    trunk, _, context = name.partition("-")
+    config = run.model.config
+    assert (config.trunk, config.border, config.temperature) == (trunk, 8 if context else 0, "qindex")
     assert run.info["evaluation"] == bundle.manifest.metrics
     assert len(run.info["calib"]) == 36
 
