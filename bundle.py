@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from errors import FULL_DISK, ArtefactError, InputError, MissingComponentError, OutputError, UsageError
-from partition import NODE_SIZE, PARTITION_NAMES
+from partition import BORDERS, NODE_SIZE, PARTITION_NAMES
 
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
@@ -150,7 +150,7 @@ class Manifest:
             _check_types(entry)
         if manifest.classes != PARTITION_NAMES:
             raise ValueError("its classes are not those of this version")
-        if manifest.model.get("border", 0) not in (0, 8):
+        if manifest.model.get("border", 0) not in BORDERS:
             raise ValueError("its model sees a border that is neither 0 nor 8")
         keep = manifest.metrics.get("keep", {})
         if not isinstance(keep, dict) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in keep.values()):

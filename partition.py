@@ -29,6 +29,9 @@ MI_SIZE: Final = 4
 NODE_SIZE: Final = 16
 """Luma samples along one side of the nodes that the model predicts."""
 
+BORDERS: Final = (0, 8)
+"""How many samples around a node a model may see."""
+
 QINDEX_BANDS: Final = ((0, 99), (100, 147), (148, 195), (196, 255))
 """The bands of qindex, both ends in, by which metrics and parity are reported."""
 

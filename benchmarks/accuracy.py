@@ -208,7 +208,7 @@ def main(dataset_dir: Path, runs: tuple[str, ...], peers: bool, device: str, out
         named[name] = run_folder(Path(path or name), device)
         weights[name] = sha256_of(Path(path or name) / MODEL_FILE)
         borders[name] = checkpoint_model(Path(path or name)).border
-    # Pairs of one border at a time: those of a large dataset fill gigabytes.
+    # By border, so that pairs are read twice at most.
     for name in sorted(named, key=lambda name: borders.get(name, 0)):
         if (border := borders.get(name, 0)) != held:
             splits, held = open_splits(dataset_dir, border)[0], border

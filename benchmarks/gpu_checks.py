@@ -1,4 +1,4 @@
-"""What `make bench-gpu` proves beside speed: parity on a whole dataset, `predict` from a file, and a soak.
+"""What `make bench-gpu` proves beside speed: parity on a million pairs of a dataset, `predict` from a file, and a soak.
 
 Groups of benchmarks.gpu_speed, which runs them.
 """

@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--batches", default=",".join(str(b) for b in BATCHES))
     parser.add_argument("--peer-batches", default="", help="of eager and onnxruntime; those of --batches if empty")
     parser.add_argument("--compile-batches", default="8160,65536", help="autotuning takes minutes for each")
-    parser.add_argument("--dataset", type=Path, default=SAMPLE_DIR, help="folder of a dataset, for parity on all of it")
+    parser.add_argument("--dataset", type=Path, default=SAMPLE_DIR, help="folder of a dataset, for parity")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     batches, peers, compiled = (

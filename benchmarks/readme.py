@@ -75,15 +75,18 @@ def c_table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _c_column(result: dict[str, Any], precision: str) -> dict[str, str]:
-    """Cells of one machine and precision by what they say; "busy" where the machine was."""
+    """Cells of one machine and precision by what they say; "busy" where the machine was, nothing where none ran."""
     found = {
         (r["runtime"], r["what"], r["batch"] if r["what"] == "blocks" else r["threads"]): r
         for r in result["rows"]
-        if r["precision"] == precision and r["cpu_share"] >= QUIET
+        if r["precision"] == precision and (r["what"] != "blocks" or r["threads"] == 1)
     }
 
+    def shown(figure: Callable[[dict[str, Any]], str], row: dict[str, Any] | None) -> str:
+        return "" if row is None else figure(row) if row["cpu_share"] >= QUIET else "busy"
+
     def cell(figure: Callable[[dict[str, Any]], str], *keys: tuple[str, str, int]) -> str:
-        return "; ".join(figure(found[key]) if key in found else "busy" for key in keys)
+        return "; ".join(shown(figure, found.get(key)) for key in keys)
 
     cells = {
         f"blocks/s on one core, batch {batch:,}": cell(
@@ -111,7 +114,9 @@ def rewritten(readme: str) -> str:
 
 
 def _between(readme: str, start: str, text: str) -> str:
-    head, _, rest = readme.partition(start)
+    head, marker, rest = readme.partition(start)
+    if not marker:
+        raise ValueError(f"README has no {start!r}")
     _, _, tail = rest.partition(END)
     return head + start + text + END + tail
 

@@ -186,8 +186,8 @@ class _Lowering:
         """The matrix that takes a row to its mean: a product accumulates in float32 where a float16 sum would not."""
         return self._constant(("mean", size), torch.full((size, 1), 1.0 / size))
 
-    def _averaging_first(self, node: fx.Node) -> Tensor:
-        """As `_averaging`, of the first channel of a map's row alone, float64 [C H W, 1]."""
+    def _mean_of_first(self, node: fx.Node) -> Tensor:
+        """What a map's row is multiplied by for the mean of its first channel, float64 [C H W, 1]."""
         first = (self._channels(node) == 0).double()[:, None]
         return first / first.sum()
 
@@ -205,7 +205,7 @@ class _Lowering:
             )
         inner, base = _scaled(centered)
         size = math.prod(_map(base))
-        averaging = self._averaging_first(base)
+        averaging = self._mean_of_first(base)
         centering = torch.eye(size, dtype=torch.float64) - averaging
         row = self.row(base)
         if self.options.rows:

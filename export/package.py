@@ -19,6 +19,7 @@ from bundle import BundleFile, sha256_of, write_atomically
 from errors import MissingComponentError
 from export.graph import PredictorGraph
 from infer.package_record import PackageRecord, local_target, torch_release
+from infer.package_session import exact_float32
 from partition import NODE_SIZE
 
 EXAMPLE_BATCH = 64
@@ -76,9 +77,7 @@ def build_package(
     about = {f"keep {k}": repr(v) for k, v in (keep or {}).items()} | {"side": str(side)}
     count = torch.export.Dim("count", min=1, max=MAX_BATCH)
     try:
-        # What is compiled may multiply float32 in TF32 if cuDNN may: parity is then lost (docs/LOG.md).
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.no_grad(), exact, tempfile.TemporaryDirectory() as folder:
+        with torch.no_grad(), exact_float32(), tempfile.TemporaryDirectory() as folder:
             program = torch.export.export(
                 PredictorGraph(compiled.to(device)).eval(), (blocks, qindex), dynamic_shapes=({0: count}, {0: count})
             )

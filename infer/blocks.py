@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import InputError
-from partition import NODE_SIZE
+from partition import BORDERS, NODE_SIZE
 
-SIDES = (NODE_SIZE, NODE_SIZE + 16)
+SIDES = tuple(NODE_SIZE + 2 * border for border in BORDERS)
 _QINDEX_CHUNK = 1 << 20
 _READERS = 4  # one core copies some 6 GB/s out of the page cache, a GPU takes as much
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +15,21 @@ from infer.package_record import PackageRecord
 from infer.session import Prediction, SessionInfo, SessionOptions, joined
 
 _BATCH = 1 << 16
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within, cuDNN and cuBLAS multiply float32 as such: TF32, their default in part, misses the row of float32.
+
+    A package is compiled, and calls them, under the settings of the process that runs it.
+    """
+    cublas, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        cublas.allow_tf32 = False
+        try:
+            yield
+        finally:
+            cublas.allow_tf32 = before
 
 
 class PackageSession:
@@ -37,9 +55,6 @@ class PackageSession:
         on_gpu = record.device == "cuda"
         if on_gpu and not torch.cuda.is_available():
             raise MissingComponentError(f"{name} needs a CUDA GPU", "see nvidia-smi")
-        if on_gpu:
-            # A package calls cuDNN and cuBLAS under this process's settings, and TF32 is no float32.
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.info = SessionInfo(
             runtime="aotinductor",
             version=torch.__version__,
@@ -56,7 +71,8 @@ class PackageSession:
         for start in range(0, len(blocks), _BATCH):
             part = slice(start, start + _BATCH)
             given = np.ascontiguousarray(blocks[part], np.uint8), np.ascontiguousarray(qindex[part], np.int32)
-            logits, probability, partition = self._run(*(torch.from_numpy(a).to(self._device) for a in given))
+            with exact_float32():
+                logits, probability, partition = self._run(*(torch.from_numpy(a).to(self._device) for a in given))
             parts.append(
                 Prediction(logits.cpu().numpy(), probability.cpu().numpy(), partition.cpu().numpy().astype(np.uint8))
             )

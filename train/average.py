@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from errors import ArtefactError
+
 
 class Average:
     """An average that starts as the module after its first step, by `update` after each.
@@ -41,7 +43,13 @@ class Average:
         return {"steps": self._steps, "module": self.module.state_dict()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state.
+
+        Raises:
+            ArtefactError: if it is of an older version.
+        """
+        if saved.keys() != {"steps", "module"}:
+            raise ArtefactError("the interrupted run's average is of an older version", "train again, without --resume")
         self.module.load_state_dict(saved["module"], strict=True)
         self._steps = saved["steps"]
 

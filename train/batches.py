@@ -26,7 +26,8 @@ MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the device: blocks [N, S, S] integer, qindex int64 [N], label int64 [N] (0-9 or 255).
+    """One batch on the device: blocks [N, S, S] integer, or float32 after "contrast", qindex int64 [N], label int64 [N]
+    (0-9 or 255).
 
     Where blocks are mixed of two, `other` is the second one's label, and `share` the first one's weight, 0-1.
     `soft` holds a teacher's probabilities, float32 [N, 10].

@@ -74,7 +74,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 def world(device_name: str) -> Iterator[World]:
     """Join the processes that torchrun started (gloo on the CPU, NCCL on GPUs), or stand alone.
 
-    Within, cuDNN takes only algorithms that give the same bits each time; they are as fast here (docs/LOG.md).
+    Within, cuDNN takes only algorithms that give the same bits each time, which are as fast here (docs/LOG.md), and
+    float32 is float32: what is measured and calibrated on a GPU is then what the CPU says.
 
     Raises:
         MissingComponentError, UsageError: as pick_device.
@@ -83,7 +84,7 @@ def world(device_name: str) -> Iterator[World]:
     device = pick_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         if size == 1:
             yield World(0, 1, device)
             return

@@ -2,15 +2,16 @@
 takes longer than running it.
 
     step 1-3:    run as they are, on a stream of their own      (libraries and optimiser set themselves up)
-    step 4:      recorded, then replayed
-    from 5 on:   copy the batch into the graph's own tensors ─► replay
+    step 4:      recorded
+    from 4 on:   copy the batch into the graph's own tensors ─► replay
 
-A replay reads and writes fixed addresses, draws dropout from the device's generator as the eager step does, and reads
-the learning rate from a tensor, so a schedule goes on working.
+A replay reads and writes fixed addresses, draws fresh dropout from the device's generator (other numbers than an eager
+step would), and reads the learning rate from a tensor, so a schedule goes on working.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -46,7 +47,9 @@ class GraphedStep:
         if self._warm < WARM_UP:
             self._warm += 1
             self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._stream), warnings.catch_warnings():
+                # Both say that eager steps could be faster; there are three of them.
+                warnings.filterwarnings("ignore", message="(?s).*(capturable|AccumulateGrad)")
                 result = self._learn(batch)
             torch.cuda.current_stream().wait_stream(self._stream)
             return result

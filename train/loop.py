@@ -23,7 +23,7 @@ from train.config import Progress, TrainConfig
 from train.counts import HeadCounts
 from train.distill import Teacher
 from train.distributed import World
-from train.graphed import GraphedStep
+from train.graphed import GraphedStep, Learn
 from train.metrics import head_metrics, macro_f1
 from train.model import PartitionModel
 from train.stages import STAGE_HEADS, StageNet, auxiliary_log_loss, stage_targets
@@ -106,12 +106,15 @@ class StageLoop:
         self._parallel = world.wrap(self.net)
         self._average = Average(self.net, config.average) if config.average else None
         cuda = world.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameter_groups(config), weight_decay=config.weight_decay, fused=cuda, capturable=cuda
-        )
         # Mixed batches carry their proportion as a number, and DistributedDataParallel hooks into every backward pass.
         graphed = cuda and world.size == 1 and config.augmentation not in ("mixup", "cutmix")
-        self._learn = GraphedStep(self._learn_eagerly, config.batch_size, self.optimizer) if graphed else None
+        self._kind = {"fused": cuda, "capturable": graphed}
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameter_groups(config), weight_decay=config.weight_decay, **self._kind
+        )
+        self._learn: Learn = self._learn_eagerly
+        if graphed:
+            self._learn = GraphedStep(self._learn_eagerly, config.batch_size, self.optimizer)
         self.scheduler = self._make_scheduler()
         self.state = StageState()
 
@@ -176,7 +179,7 @@ class StageLoop:
 
     def _step(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Batch]:
         batch = augment(self.train_data.batch(indices), self.config.augmentation, generator)
-        loss, logits = (self._learn or self._learn_eagerly)(batch)
+        loss, logits = self._learn(batch)
         if self._average is not None:
             self._average.update(self.net)
         if self.config.schedule == "cosine":
@@ -262,7 +265,13 @@ class StageLoop:
         )
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same run."""
+        """Go on from a checkpoint of the same run, made on this kind of device or another.
+
+        Raises:
+            ArtefactError: if it is of an older version.
+        """
+        for group in saved["optimizer"]["param_groups"]:
+            group |= self._kind
         self.net.load_state_dict(saved["net"], strict=True)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from numpy.typing import NDArray
@@ -82,7 +83,9 @@ def make_loss(name: str, counts: NDArray, gamma: float = 2.0) -> Loss:
         return lambda logits, target: _focal(logits, target, gamma)
     if name == "cb-focal":
         weights = class_balance_weights(counts)
-        return lambda logits, target: _focal(logits, target, gamma) * weights.to(logits.device)[target]
+        # Kept on each device: within a CUDA graph nothing can be copied there.
+        on = cache(weights.to)
+        return lambda logits, target: _focal(logits, target, gamma) * on(logits.device)[target]
     plain: dict[str, Loss] = {
         "cross-entropy": _cross_entropy,
         "poly": _poly,

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partition import HEADS, LOGITS, NODE_SIZE, MacroClass, head_slices
+from partition import BORDERS, HEADS, LOGITS, NODE_SIZE, MacroClass, head_slices
 from train.layers import ConvAdapter, Head, LowRankAdapter, ParallelAdapter, QindexEmbedding
 from train.trunks import TRUNKS, Trunk
 
 EMBEDDING_WIDTH = 32
 ADAPTERS = ("series", "parallel", "lora", "none")
-BORDERS = (0, 8)
 
 
 @dataclass(frozen=True)

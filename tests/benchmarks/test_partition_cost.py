@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_a_measurement(tmp_path, monkeypatch, encoder_program, capsys):
     result = json.loads(output.read_text())
     (row,) = result["rows"]
     assert list(row["seconds"]) == [*PARTITION_NAMES, cost.WHOLE]
-    assert row["relative"][cost.WHOLE] > row["relative"]["SPLIT"] > 0
+    assert all(math.isfinite(value) for value in row["relative"].values())
     assert result["mean_relative"] == row["relative"]
 
 

@@ -49,6 +49,7 @@ def test_the_c_library_has_two_columns_for_each_machine():
         "rows": [
             c_row("c", "blocks", 1, 1, 0.5),
             c_row("onnxruntime", "blocks", 1, 1, 0.25),
+            c_row("c", "blocks", 1, 2, 0.1),
             c_row("c", "blocks", 8160, 1, 1000),
             c_row("onnxruntime", "blocks", 8160, 1, 2000, cpu_share=0.9),
             c_row("c", "1080p", 8160, 1, 1234),
@@ -57,7 +58,7 @@ def test_the_c_library_has_two_columns_for_each_machine():
     }
     lines = c_table({"x.json": result, "y.json": result}).splitlines()
     assert lines[0].count("A CPU, avx9, 2026-01-02 (`x.json`): float32 | int8") == 1 and lines[1] == "|---" * 5 + "|"
-    assert lines[2].startswith("| blocks/s on one core, batch 1 | 2,000; 4,000 | busy; busy | 2,000")
+    assert lines[2].startswith("| blocks/s on one core, batch 1 | 2,000; 4,000 | ;  | 2,000")
     assert "batch 8,160 | 8,160; busy |" in lines[4]
     assert "| 68 % of 123 GFLOP/s at 3.46 GHz |  |" in lines[5]
     assert "| a 1080p frame on one core; on two | 1.23 s; 0.62 s |" in lines[6]

@@ -146,10 +146,10 @@ def test_a_type_is_tried_though_what_libaom_judges_it_by_is_not(encodes, speed, 
 @pytest.mark.parametrize("speed", [1, 3, 5])
 def test_8x8_nodes_below_a_restricted_node_are_not_split(encodes, speed):
     """Unless --whole-split asks for it, and apart from the rule against ringing, which acts on 8x8 nodes too."""
-    labels, smaller, seconds = {}, {}, {}
+    labels, smaller = {}, {}
     for name, options in (("a.ivf", ()), ("b.ivf", ("--whole-split",))):
         masks = np.full((2, 6, 8), 1 | 1 << Partition.SPLIT)
-        seconds[name] = encodes(name, "--cpu-used", speed, *options, masks=masks, cq=10).encode_cpu_s
+        encodes(name, "--cpu-used", speed, *options, masks=masks, cq=10)
         assert encodes.decodes(name)
         labels[name] = encodes.labels(name)
         frames = Libaom().decode(read_temporal_units(encodes.folder / name))
@@ -159,7 +159,6 @@ def test_8x8_nodes_below_a_restricted_node_are_not_split(encodes, speed):
     assert np.count_nonzero(labels["a.ivf"] == Partition.SPLIT) > 10
     assert not (smaller["a.ivf"] & ~rule).any()
     assert np.count_nonzero(smaller["b.ivf"] & ~rule) > 10
-    assert seconds["a.ivf"] < seconds["b.ivf"]
 
 
 @pytest.mark.parametrize("tiles", [(0, 0), (1, 1)])

@@ -11,8 +11,9 @@ from infer.session import cuda_devices
 from train.batches import DeviceBlocks
 from train.config import TrainConfig
 from train.distill import Teacher
-from train.distributed import World
+from train.distributed import World, world
 from train.loop import StageLoop
+from train.losses import LOSSES
 from train.model import PartitionModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not cuda_devices(), reason="the driver shows no CUDA GPU")]
@@ -30,10 +31,9 @@ def trained(dataset, stage, graphed, teacher=False, **settings):
     for module in loop.net.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    assert loop._learn is not None
     replayed = loop._learn
     if not graphed:
-        loop._learn = None
+        loop._learn = loop._learn_eagerly
     losses = [state.history[-1]["train_loss"] for state in loop.epochs(lambda *_: None)]
     assert (replayed._graph is not None) == graphed
     return losses, {k: v.float().cpu() for k, v in loop.judged.state_dict().items()}
@@ -45,8 +45,8 @@ def trained(dataset, stage, graphed, teacher=False, **settings):
         (1, {"augmentation": "contrast"}),
         (1, {"autocast": "bf16"}),
         (1, {"teacher": True}),
-        (2, {"loss": "focal", "sampler": "balanced"}),
-        (2, {"schedule": "plateau", "bn_mode": "train"}),
+        *((2, {"loss": loss, "sampler": "balanced"}) for loss in LOSSES),
+        (2, {"bn_mode": "train"}),
         (3, {}),
     ],
 )
@@ -59,7 +59,9 @@ def test_a_graphed_step_learns_what_the_eager_one_does(tiny_dataset, stage, sett
 
 
 def test_two_runs_of_one_seed_agree_to_the_bit(tiny_dataset):
-    first, second = (trained(tiny_dataset, 1, graphed=True, augmentation="contrast", autocast="bf16") for _ in range(2))
+    settings = {"augmentation": "contrast", "autocast": "bf16"}
+    with world("cuda"):  # as train_run and experiments do
+        first, second = (trained(tiny_dataset, 1, graphed=True, **settings) for _ in range(2))
     assert first[0] == second[0]
     assert all(torch.equal(first[1][k], second[1][k]) for k in first[1])
 
@@ -85,3 +87,19 @@ def test_an_interrupted_run_goes_on(tiny_dataset):
     list(second.epochs(lambda *_: None))
     resumed, expected = ([e["train_loss"] for e in loop.state.history] for loop in (second, whole))
     np.testing.assert_allclose(resumed, expected, rtol=5e-3)
+
+
+def test_a_graph_follows_the_learning_rate(tiny_dataset):
+    device = torch.device("cuda", 0)
+    data = [DeviceBlocks(load_split(open_dataset(tiny_dataset), split), device) for split in ("train", "val")]
+    config = TrainConfig(batch_size=64, epochs=3, schedule="plateau")
+    loop = StageLoop(PartitionModel(config.model), 1, config, *data, World(0, 1, device))
+    epochs, weight = loop.epochs(lambda *_: None), loop.net.model.trunk.stem.conv.weight
+    start = weight.detach().clone()
+    next(epochs)
+    before = weight.detach().clone()
+    assert not torch.equal(start, before)
+    for group in loop.optimizer.param_groups:
+        group["lr"].fill_(0.0)
+    next(epochs)
+    assert torch.equal(before, weight)

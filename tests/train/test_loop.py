@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.dataset import load_split, open_dataset
-from errors import InputError, MissingComponentError, ToolkitError, UsageError
+from errors import ArtefactError, InputError, MissingComponentError, ToolkitError, UsageError
 from partition import HEADS, head_targets
 from train.average import Average
 from train.batches import DeviceBlocks
@@ -197,6 +197,28 @@ def test_an_average_forgets_where_it_started():
     assert float(average.module.weight.detach()) > 0.999
 
 
+def test_a_checkpoint_of_another_device_takes_this_ones_optimiser(data):
+    loop = make_loop(data, 1, epochs=2)
+    next(loop.epochs(silent))
+    saved = loop.checkpoint()
+    for group in saved["optimizer"]["param_groups"]:
+        assert isinstance(group["lr"], float)
+        group |= {"fused": True, "capturable": True}
+    other = make_loop(data, 1, epochs=2)
+    other.restore(saved)
+    assert all(not g["fused"] and not g["capturable"] for g in other.optimizer.param_groups)
+    next(other.epochs(silent))
+
+
+def test_an_average_of_an_older_version_is_refused(data):
+    loop = make_loop(data, 1, epochs=2, average=0.5)
+    saved = loop.checkpoint()
+    saved["average"] = {"n_averaged": torch.tensor(3), "module.weight": torch.zeros(1)}
+    with pytest.raises(ArtefactError, match="older version") as error:
+        loop.restore(saved)
+    assert "train again" in error.value.hint
+
+
 def test_what_is_frozen_stays_to_the_bit_in_the_average(data):
     loop = make_loop(data, 2, epochs=1, average=0.7)
     before = {k: v.clone() for k, v in loop.net.model.trunk.state_dict().items()}
@@ -363,6 +385,20 @@ def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(name, monkeypatch)
     with pytest.raises(MissingComponentError) as error:
         pick_device(name)
     assert error.value.exit_code == 4 and "--device cpu" in error.value.hint
+
+
+def test_within_a_world_cudnn_is_on_exact_and_repeatable(monkeypatch):
+    """`cudnn.flags` turns cuDNN off unless it is told not to."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    cudnn = torch.backends.cudnn
+
+    def settings():
+        return cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32
+
+    before = settings()
+    with world("cpu"):
+        assert settings() == (True, True, False)
+    assert settings() == before
 
 
 def test_one_process_alone_is_rank_0_of_1(monkeypatch):

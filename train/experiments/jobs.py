@@ -23,7 +23,7 @@ from errors import ArtefactError, InputError, ToolkitError
 from infer.machine import machine
 from train.checkpoint import RUN_FILE, open_run, save_run
 from train.config import Announce, Progress, TrainConfig
-from train.distributed import pick_device
+from train.distributed import world
 from train.experiments.arms import Arm, Experiment, ExperimentSettings, recipe_json, stage1_config
 from train.experiments.one_run import Data, run_arm, run_stage1
 from train.experiments.subset import draw_nodes, read_pairs, write_pairs
@@ -100,16 +100,16 @@ def tasks_of(experiments: Iterable[Experiment], settings: ExperimentSettings, da
 def do_task(task: Task) -> None:
     """Run it and write its file; in a process of its own or not."""
     torch.set_num_threads(1)
-    device = pick_device(task.settings.device)
-    data = Data.of(*read_pairs(task.settings.output_dir / PAIRS_FILE), device)
     about = {"identity": task.identity, "machine": machine(), "torch": torch.__version__}
-    if task.arm is None:
-        config = stage1_config(task.trunk, task.settings, task.seed)
-        model, result = run_stage1(config, data)
-        save_run(task.path.parent, model, about | result)
-        return
-    start = open_run(stage1_dir(task.settings.output_dir, task.trunk, task.seed)).model
-    result = run_arm(task.arm.train_config(task.settings, task.seed), start, data)
+    with world(task.settings.device) as here:
+        data = Data.of(*read_pairs(task.settings.output_dir / PAIRS_FILE), here.device)
+        if task.arm is None:
+            config = stage1_config(task.trunk, task.settings, task.seed)
+            model, result = run_stage1(config, data)
+            save_run(task.path.parent, model, about | result)
+            return
+        start = open_run(stage1_dir(task.settings.output_dir, task.trunk, task.seed)).model
+        result = run_arm(task.arm.train_config(task.settings, task.seed), start, data)
     write_atomically(task.path, (json.dumps(about | {"result": result}) + "\n").encode())
 
 

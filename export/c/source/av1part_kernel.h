@@ -3,7 +3,8 @@
  *     NAME(x)   names a function for these instructions        V, I      vectors of W floats, of W 32-bit integers
  *     TARGET    its attribute                                  OUTS      sums side by side: 4 or 8
  *     ALL(w)    a V of the number w alone
- *     DOT(a, x, w)   a + the dot product of the four unsigned bytes in each x with the four signed bytes of w
+ *     DOT(a, x, w)   a + the dot product of the four unsigned bytes in each x with the four signed bytes of w; without
+ *                    FEW x is the vector and w one word, with it the other way round
  *
  * A slot holds one value of LANES = 3 W blocks, so that a vector holds the same value of several blocks:
  *

@@ -2,21 +2,25 @@
 // `cli.py export --package cuda` writes. Link this object in place of av1part.o, with LibTorch of the package's release.
 //
 // What differs: a model is a file alone; samples are of 8 bit; PyTorch allocates memory of its own within a call; calls
-// on one model wait for each other. Messages of PyTorch's own go nowhere: a package that it refuses is
-// AV1PART_E_FOREIGN, and so is one whose model sees a border around its blocks.
+// on one model wait for each other; opening a model for a GPU turns TF32 off for the whole process. Messages of
+// PyTorch's own go nowhere: a package that it refuses is AV1PART_E_FOREIGN, and so is one whose model sees a border
+// around its blocks.
 #include "av1part_plane.h"
 
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 namespace {
 
