@@ -25,15 +25,15 @@ from typing import Any
 from benchmarks.encoder_analysis import NORMAL, Row, analyse, curves_of
 from benchmarks.encoder_figure import draw
 from benchmarks.encoder_rows import Sequence, Unit, run_unit
+from benchmarks.speed import RESULTS, result_name
 from bundle import MANIFEST_FILE, open_bundle, sha256_of, write_atomically
 from data.dataset import open_dataset
 from data.encode import local_workers
 from data.frames import open_frames
-from errors import InputError, ToolkitError, UsageError
+from encoder.program import PROGRAM
+from errors import InputError, MissingComponentError, ToolkitError, UsageError
 from infer.machine import cpu_name, machine
 
-RESULTS = Path(__file__).parent / "results"
-HOOK = Path(__file__).parent.parent / "encoder" / "libaom_hook.c"
 SHARED = Path(__file__).parent.parent.parent / "shared"
 COLUMNS = (
     *("group", "sequence", "width", "height", "frames", "qindex", "cpu_used", "variant", "bytes", "encode_cpu_s"),
@@ -138,11 +138,17 @@ def encode_all(todo: list[Unit], path: Path, jobs: int) -> None:
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What the rows of one file have in common."""
+    """What the rows of one file have in common.
+
+    Raises:
+        MissingComponentError: if the encoder is not built.
+    """
+    if not PROGRAM.exists():
+        raise MissingComponentError(f"{PROGRAM} is not there", "make encoder")
     return {
         "bundle_sha256": sha256_of(options.bundle / MANIFEST_FILE),
         "keep": {share: open_bundle(options.bundle).manifest.threshold(share) for share in options.keep},
-        "hook_sha256": sha256_of(HOOK),
+        "program_sha256": sha256_of(PROGRAM),
         "prediction": f"C library, {sha256_of(options.model)}" if options.model else "onnxruntime, one thread",
         "hardware": cpu_name(),
     }
@@ -193,13 +199,16 @@ def _with_interval(values: tuple[float | None, float | None, float | None]) -> s
 def main(words: list[str] | None = None) -> None:
     """Run the study."""
     options = parse(words)
-    month = datetime.now(UTC).strftime("%Y%m")
-    slug = "-".join(cpu_name().lower().split())
-    stem = options.output or RESULTS / f"encoder_{slug}_{month}"
-    rows_path, note_path = stem.with_suffix(".csv"), stem.with_suffix(".settings.json")
+    name = result_name(cpu_name(), f"{datetime.now(UTC):%Y-%m-%d}", "encoder").removesuffix(".json")
+    stem = options.output or RESULTS / name
+    rows_path, note_path, json_path, png_path = (
+        stem.with_name(stem.name + ending) for ending in (".csv", ".settings.json", ".json", ".png")
+    )
     common = settings(options)
     if rows_path.exists() and json.loads(note_path.read_text()) != common:
-        raise UsageError(f"{rows_path} is of another bundle, keep levels, hook or machine", "name another --output")
+        raise UsageError(
+            f"{rows_path} is of another bundle, keep levels, av1part-enc or machine", "name another --output"
+        )
     write_atomically(note_path, (json.dumps(common, indent=1) + "\n").encode())
     with tempfile.TemporaryDirectory() as folder:
         every = units(options, list(sequences(options, Path(folder))))
@@ -210,8 +219,8 @@ def main(words: list[str] | None = None) -> None:
     # The file may hold more than was asked for this time.
     asked = {unit.key for unit in every}
     result = summarise([row for row in read_rows(rows_path) if _key(row) in asked], common)
-    write_atomically(stem.with_suffix(".json"), (json.dumps(result, indent=1) + "\n").encode())
-    draw({group: entries["psnr_y"] for group, entries in result["groups"].items()}, stem.with_suffix(".png"))
+    write_atomically(json_path, (json.dumps(result, indent=1) + "\n").encode())
+    draw({group: entries["psnr_y"] for group, entries in result["groups"].items()}, png_path)
     print(table(result))
     print(f"wrote {stem}.csv, .json and .png")
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.encoder import SHARED, as_y4m
+from benchmarks.speed import RESULTS, result_name
 from bundle import write_atomically
 from data.frames import open_frames
 from encoder.libaom import cq_of_qindex
@@ -30,7 +31,6 @@ from infer.machine import cpu_name, machine
 from infer.partition_map import MapFormat, write_partition_map
 from partition import NODE_SIZE, PARTITION_NAMES, Partition
 
-RESULTS = Path(__file__).parent / "results"
 PICTURES = ("skimage_chelsea", "skimage_coffee")
 QINDEX = 128
 WHOLE = "SPLIT, whole"
@@ -99,9 +99,8 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def main(words: list[str] | None = None) -> None:
     """Measure, print and write."""
     options = parse(words)
-    slug = "-".join(cpu_name().lower().split())
     now = datetime.now(UTC)
-    output = options.output or RESULTS / f"partition_cost_{slug}_{now.strftime('%Y%m')}.json"
+    output = options.output or RESULTS / result_name(cpu_name(), f"{now:%Y-%m-%d}", "partition_cost")
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
     mean = {name: float(np.mean([row["relative"][name] for row in rows])) for name in (*PARTITION_NAMES[1:], WHOLE)}

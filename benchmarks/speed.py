@@ -102,10 +102,10 @@ def run_benchmark(
     return result
 
 
-def result_name(hardware: str, date: str) -> str:
-    """Of a result file: hardware and month."""
+def result_name(hardware: str, date: str, what: str = "speed") -> str:
+    """Of a result file: what was measured, hardware and month."""
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    return f"speed_{slug}_{date[:7].replace('-', '')}.json"
+    return f"{what}_{slug}_{date[:7].replace('-', '')}.json"
 
 
 def _repeated(

@@ -118,6 +118,7 @@ def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program,
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["metrics"]["keep"] = {"0.98": 0.03, "0.95": 0.1}
     rewrite(bundle / "manifest.json", json.dumps(manifest))
+    monkeypatch.setattr(study, "PROGRAM", encoder_program)
     monkeypatch.setattr(rows_of, "encode_file", functools.partial(rows_of.encode_file, program=encoder_program))
     monkeypatch.setattr(study, "local_workers", here)
     monkeypatch.setattr(rows_of, "TAKEN_APART_AT", 6)
