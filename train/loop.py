@@ -110,7 +110,7 @@ class StageLoop:
         graphed = cuda and world.size == 1 and config.augmentation not in ("mixup", "cutmix")
         self._kind = {"fused": cuda, "capturable": graphed}
         self.optimizer = torch.optim.AdamW(
-            self.net.parameter_groups(config), weight_decay=config.weight_decay, **self._kind
+            self.net.parameter_groups(config), weight_decay=config.weight_decay, fused=cuda, capturable=graphed
         )
         self._learn: Learn = self._learn_eagerly
         if graphed:
