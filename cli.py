@@ -121,7 +121,8 @@ def main(debug: bool) -> None:
 @click.option("--weight-decay", type=float, default=0.01)
 @click.option("--average", type=float, default=0.0, help="Decay per step of an average of the weights, such as 0.999.")
 @click.option("--autocast", type=click.Choice(["none", "bf16"]), default="none", help="bf16: for GPUs.")
-@click.option("--teacher", type=folder, help="Run whose probabilities to learn beside the labels.")
+@click.option("--more-train", type=folder, multiple=True, help="Further dataset whose train pictures count too.")
+@click.option("--teacher", type=folder, multiple=True, help="Run whose probabilities to learn beside the labels.")
 @click.option("--distillation", type=float, help="How much they count, 0-1.  [default: 0.7 with a teacher]")
 @click.option("--calibration-pictures", type=int, default=0, help="Train pictures set aside to calibrate on.")
 @click.option("--select", type=click.Choice(["loss", "f1"]), default="loss", help="What the kept epoch is best in.")
@@ -144,7 +145,8 @@ def train(
     stage1_loss: str | None,
     loss: str | None,
     device: str,
-    teacher: Path | None,
+    more_train: tuple[Path, ...],
+    teacher: tuple[Path, ...],
     distillation: float | None,
     resume: bool,
     as_json: bool,
@@ -174,7 +176,9 @@ def train(
             **plain,
         )
     )
-    task = TrainTask(config, dataset_dir, output_dir, stage1_checkpoint, trunk_weights, resume, device, teacher)
+    task = TrainTask(
+        config, dataset_dir, output_dir, stage1_checkpoint, trunk_weights, resume, device, teacher, more_train
+    )
     info = train_run(task, ProgressLine(), _say)
     if info:
         _say(table(info["evaluation"]))

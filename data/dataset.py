@@ -260,15 +260,20 @@ def _parse_row(row: dict[str, str | None], where: str) -> Picture:
     return Picture(text["name"], text["split"], text["source"], width, height, bit_depth, text["licence"])
 
 
-def check_splits(dataset: Dataset) -> None:
+def check_splits(dataset: Dataset, more_train: Sequence[Dataset] = ()) -> None:
     """Refuse a dataset in which one picture, by its samples, stands in two splits.
+
+    Args:
+        dataset: all of its splits.
+        more_train: further datasets, whose split train alone is used.
 
     Raises:
         InputError: naming both pictures.
     """
     seen: dict[bytes, Picture] = {}
-    for picture in dataset.pictures:
-        luma = dataset.luma(picture)
+    all_pictures = [(dataset, p) for p in dataset.pictures]
+    for folder, picture in all_pictures + [(more, p) for more in more_train for p in more.of_split("train")]:
+        luma = folder.luma(picture)
         other = seen.setdefault(hashlib.sha256(luma.tobytes()).digest(), picture)
         if other.split != picture.split:
             raise InputError(
@@ -318,6 +323,28 @@ def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str, bo
         label=np.concatenate([label.ravel() for _, _, label in parts]),
         picture=np.repeat(np.arange(len(pictures)), pairs).astype(np.int64),
         pictures=tuple(p.name for p in pictures),
+        bit_depth=depths.pop(),
+    )
+
+
+def joined(parts: Sequence[BlockSet]) -> BlockSet:
+    """One set of several, in their order.
+
+    Raises:
+        InputError: if their bit depths differ.
+    """
+    depths = {part.bit_depth for part in parts}
+    if len(depths) > 1:
+        raise InputError(f"datasets of bit depths {sorted(depths)} cannot be trained on together")
+    blocks = np.cumsum([0] + [len(part.blocks) for part in parts])
+    pictures = np.cumsum([0] + [len(part.pictures) for part in parts])
+    return BlockSet(
+        blocks=np.concatenate([part.blocks for part in parts]),
+        block=np.concatenate([part.block + start for part, start in zip(parts, blocks, strict=False)]),
+        qindex=np.concatenate([part.qindex for part in parts]),
+        label=np.concatenate([part.label for part in parts]),
+        picture=np.concatenate([part.picture + start for part, start in zip(parts, pictures, strict=False)]),
+        pictures=tuple(name for part in parts for name in part.pictures),
         bit_depth=depths.pop(),
     )
 

@@ -287,10 +287,6 @@ cases(
     {
         "train with a border of 4": lambda p: p.train("--border", 4),
         "cutmix with a border": lambda p: p.train("--border", 8, "--augmentation", "cutmix"),
-        "a student that sees more than its teacher": lambda p: p.train("--border", 8, "--teacher", p.run_dir),
-        "cutmix with a teacher that sees a border": lambda p: p.train(
-            "--augmentation", "cutmix", "--teacher", p.wide_run
-        ),
         "dataset blocks with a border of 4": lambda p: ("dataset", "blocks", p.tiny, "--border", 4),
     },
 )

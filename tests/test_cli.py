@@ -41,6 +41,7 @@ OPTIONS = {
         "--passes": 1,
         "--average": 0.0,
         "--autocast": "none",
+        "--more-train": None,
         "--teacher": None,
         "--distillation": None,
         "--calibration-pictures": 0,
@@ -297,8 +298,9 @@ def test_a_border_is_trained_taught_with_and_evaluated(cli, tiny_dataset, tmp_pa
     assert cli("evaluate", tmp_path / "wide", "--dataset-dir", tiny_dataset, *picture).code == 0
     ended = cli("train", *data, "--output-dir", tmp_path / "student", "--teacher", tmp_path / "wide")
     assert ended.code == 0 and "blocks 16x16" in ended.out
-    refused = cli("train", *data, "--output-dir", tmp_path / "r", "--border", 8, "--teacher", tmp_path / "student")
-    assert refused.code == 2 and "border" in refused.err and not (tmp_path / "r").exists()
+    both = ("--teacher", tmp_path / "wide", "--teacher", tmp_path / "student")
+    ended = cli("train", *data, "--output-dir", tmp_path / "both", *both, "--more-train", tiny_dataset)
+    assert ended.code == 0 and "asking teacher 2" in ended.err and "1,024 train" in ended.out
     words = ("train", "--dataset-dir", tiny_dataset, "--epochs", 1, "--device", "cpu", "--stage", 2)
     ended = cli(*words, "--output-dir", tmp_path / "later", "--stage1-checkpoint", tmp_path / "wide")
     assert ended.code == 0 and "blocks 32x32" in ended.out, "the checkpoint's border, unless another is asked for"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.dataset import BlockSet
-from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, NODE_SIZE, TRANSPOSE
+from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, TRANSPOSE, Partition
 from train.quantiser import scaled_qindex
 
 AUGMENTATIONS = ("none", "flips", "contrast", "mixup", "cutmix")
@@ -30,7 +31,7 @@ class Batch:
     (0-9 or 255).
 
     Where blocks are mixed of two, `other` is the second one's label, and `share` the first one's weight, 0-1.
-    `soft` holds a teacher's probabilities, float32 [N, 10].
+    `soft` holds teachers' probabilities, float32 [N, 10].
     """
 
     blocks: Tensor
@@ -48,7 +49,10 @@ class DeviceBlocks:
         blocks: [B, S, S], uint8 or int32; S is 16, or 32 for blocks with a border of 8.
         block, qindex, label: int64 [M]; see BlockSet.
         bit_depth: of the samples.
+        soft: teachers' probabilities of each pair, float32 [M, 10], or None.
     """
+
+    soft: Tensor | None = None
 
     def __init__(self, blocks: BlockSet, device: torch.device) -> None:
         samples = blocks.blocks if blocks.blocks.dtype == np.uint8 else blocks.blocks.astype(np.int32)
@@ -64,7 +68,8 @@ class DeviceBlocks:
 
     def batch(self, indices: Tensor) -> Batch:
         """The pairs at `indices`, int64 [N]."""
-        return Batch(self.blocks[self.block[indices]], self.qindex[indices], self.label[indices])
+        soft = None if self.soft is None else self.soft[indices]
+        return Batch(self.blocks[self.block[indices]], self.qindex[indices], self.label[indices], soft=soft)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every pair once, in order."""
@@ -99,24 +104,32 @@ def _draw(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(edges, at, right=True).clamp_max(len(weight) - 1)
 
 
-def without_border(batch: Batch) -> Batch:
-    """The batch with the 16x16 middle of each of its blocks alone."""
-    margin = (batch.blocks.shape[-1] - NODE_SIZE) // 2
-    inner = slice(margin, margin + NODE_SIZE)
-    return replace(batch, blocks=batch.blocks[:, inner, inner])
+def middle(blocks: Tensor, side: int) -> Tensor:
+    """The middle of each block: [N, side, side] of [N, S, S]."""
+    margin = (blocks.shape[-1] - side) // 2
+    inner = slice(margin, margin + side)
+    return blocks[:, inner, inner]
 
 
 _LABEL_TABLES = {"left-right": FLIP_LEFT_RIGHT, "up-down": FLIP_UP_DOWN, "transpose": TRANSPOSE}
+SYMMETRIES = tuple(
+    tuple(name for name, taken in zip(_LABEL_TABLES, bits, strict=True) if taken)
+    for bits in product((False, True), repeat=len(_LABEL_TABLES))
+)
+"""The eight symmetries of the square, each as the names to give to `flip` one after another."""
 
 
 def flip(batch: Batch, name: str) -> Batch:
-    """The batch mirrored ("left-right", "up-down") or transposed ("transpose"), its labels permuted to match."""
+    """The batch mirrored ("left-right", "up-down") or transposed ("transpose"), labels and `soft` permuted to match."""
     blocks = {
         "left-right": lambda b: b.flip(2),
         "up-down": lambda b: b.flip(1),
         "transpose": lambda b: b.transpose(1, 2),
     }[name](batch.blocks)
-    return Batch(blocks, batch.qindex, _label_table(name, batch.label.device)[batch.label])
+    table = _label_table(name, batch.label.device)
+    # Each is its own inverse.
+    soft = None if batch.soft is None else batch.soft[:, table[: len(Partition)]]
+    return Batch(blocks, batch.qindex, table[batch.label], soft=soft)
 
 
 @cache
@@ -176,7 +189,12 @@ def _mix(batch: Batch, partner: Tensor, generator: torch.Generator) -> Batch:
     def mixed(values: Tensor) -> Tensor:
         return torch.lerp(values[partner].float(), values.float(), share).round().to(values.dtype)
 
-    return Batch(mixed(batch.blocks), mixed(batch.qindex), batch.label, batch.label[partner], share)
+    soft = _mixed_soft(batch, partner, share)
+    return Batch(mixed(batch.blocks), mixed(batch.qindex), batch.label, batch.label[partner], share, soft)
+
+
+def _mixed_soft(batch: Batch, partner: Tensor, share: float) -> Tensor | None:
+    return None if batch.soft is None else torch.lerp(batch.soft[partner], batch.soft, share)
 
 
 def _cut(batch: Batch, partner: Tensor, generator: torch.Generator) -> Batch:
@@ -186,4 +204,5 @@ def _cut(batch: Batch, partner: Tensor, generator: torch.Generator) -> Batch:
     top, left = (int(v) for v in torch.randint(size - side + 1, (2,), generator=generator))
     blocks = batch.blocks.clone()
     blocks[:, top : top + side, left : left + side] = batch.blocks[partner, top : top + side, left : left + side]
-    return Batch(blocks, batch.qindex, batch.label, batch.label[partner], 1.0 - side * side / (size * size))
+    share = 1.0 - side * side / (size * size)
+    return Batch(blocks, batch.qindex, batch.label, batch.label[partner], share, _mixed_soft(batch, partner, share))

@@ -43,7 +43,7 @@ class TrainConfig:
         average: decay per step of an exponential moving average of weights and BatchNorm statistics, which is then
             what is judged and kept (train/average.py); 0 keeps the weights themselves.
         autocast: "bf16" computes forward and backward in bfloat16 where PyTorch deems it safe; "none" in float32.
-        distillation: how much a teacher's probabilities count, the labels the rest; 0-1, 0 without a teacher.
+        distillation: how much teachers' probabilities count, the labels the rest; 0-1, 0 without a teacher.
         calibration_pictures: train pictures set aside, by the hash of their names, to choose epochs on and to fit
             temperatures, thresholds and the decision rule; with 0, epochs are chosen on val, and nothing is fitted.
         select: the epoch kept is the one with the best validation "loss" or "f1".
@@ -136,7 +136,8 @@ class TrainTask:
         trunk_weights: a safetensors file with weights to start the trunk from.
         resume: go on where an interrupted run in output_dir stopped.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        teacher: a run folder whose model's probabilities are learnt beside the labels.
+        teachers: run folders whose models' probabilities are learnt beside the labels.
+        more_train: dataset folders whose train pictures are trained on too; none is ever set aside.
     """
 
     config: TrainConfig
@@ -146,4 +147,5 @@ class TrainTask:
     trunk_weights: Path | None = None
     resume: bool = False
     device: str = "auto"
-    teacher: Path | None = None
+    teachers: tuple[Path, ...] = ()
+    more_train: tuple[Path, ...] = ()

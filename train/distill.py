@@ -1,39 +1,68 @@
-"""Distillation (Hinton et al., 2015): a teacher's ten probabilities, split by the chain rule into targets of each head.
+"""Distillation (Hinton et al., 2015): teachers' ten probabilities, split by the chain rule into targets of each head.
 
-teacher ─► P(type) [N, 10] ─┬─► stage 1: P(NONE), 1 - P(NONE)
-                            ├─► macro:   P(RECT | partitioned), ...
-                            └─► RECT:    P(HORZ | RECT), ...
+teachers ─► P(type) [M, 10] ─┬─► stage 1: P(NONE), 1 - P(NONE)
+  x 8 views                  ├─► macro:   P(RECT | partitioned), ...
+                             └─► RECT:    P(HORZ | RECT), ...
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from partition import HEADS, head_targets
-from train.batches import Batch
+from partition import HEADS, Partition, head_targets
+from train.batches import SYMMETRIES, Batch, DeviceBlocks, flip, middle
+from train.config import Progress
 from train.model import PartitionModel, chain_rule
 
+ASKED_AT_ONCE = {"cpu": 1024, "cuda": 16384}
 
-class Teacher:
-    """A finished model that says how likely each partition of a batch is.
 
-    One that sees blocks with a border may teach one that does not: it then says what can be known of a block at most,
-    and the student learns what of it the block itself tells (privileged information, Lopez-Paz et al., ICLR 2016).
+@torch.no_grad()
+def taught(teachers: Sequence[PartitionModel], data: DeviceBlocks, autocast: bool, progress: Progress) -> Tensor:
+    """What teachers say of each pair, asked once before training: float32 [M, 10], rows sum to 1.
+
+    The mean over the teachers and over the square's eight symmetries, which is likelier to be right than any one of
+    them. A teacher may see more than its student, who then learns what of it the block itself tells (privileged
+    information, Lopez-Paz et al., ICLR 2016), or less.
+
+    Args:
+        teachers: finished models, one at least.
+        data: the pairs, with the widest border among the teachers'.
+        autocast: compute in bfloat16.
+        progress: told of every batch.
     """
+    device, size = data.device, ASKED_AT_ONCE[data.device.type]
+    order = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    total = torch.zeros(len(data), len(Partition), device=device)
+    for number, teacher in enumerate(teachers):
+        model = teacher.eval().to(device).to(memory_format=order)  # type: ignore[call-overload]
+        for i, batch in enumerate(data.in_order(size)):
+            progress(number * len(data) + i * size, len(teachers) * len(data), f"asking teacher {number + 1}")
+            total[i * size : i * size + len(batch.label)] += _eight_views(model, batch, data.bit_depth, autocast)
+    return total / len(teachers)
 
-    def __init__(self, model: PartitionModel, device: torch.device, autocast: bool) -> None:
-        order = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self._model = model.eval().requires_grad_(False).to(device).to(memory_format=order)  # type: ignore[call-overload]
-        self._device, self._autocast = device, autocast
 
-    @torch.no_grad()
-    def __call__(self, batch: Batch, bit_depth: int) -> Tensor:
-        """Probability of each partition, float32 [N, 10]; where blocks are mixed, of what the mixture looks like."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            logits = self._model(batch.blocks, batch.qindex, bit_depth)
-        return chain_rule(logits.float())
+def _eight_views(model: PartitionModel, batch: Batch, bit_depth: int, autocast: bool) -> Tensor:
+    device = batch.label.device.type
+    said = replace(batch, blocks=middle(batch.blocks, model.config.side))
+    total = torch.zeros(len(batch.label), len(Partition), device=batch.label.device)
+    for names in SYMMETRIES:
+        view = said
+        for name in names:
+            view = flip(view, name)
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            logits = model(view.blocks, view.qindex, bit_depth)
+        view = replace(view, soft=chain_rule(logits.float()))
+        for name in reversed(names):
+            view = flip(view, name)
+        assert view.soft is not None
+        total += view.soft
+    return total / len(SYMMETRIES)
 
 
 def class_members(head: str) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +18,9 @@ from torch import Tensor
 
 from errors import InputError, UsageError
 from train.average import Average
-from train.batches import Batch, DeviceBlocks, augment, epoch_indices, without_border
+from train.batches import Batch, DeviceBlocks, augment, epoch_indices
 from train.config import Progress, TrainConfig
 from train.counts import HeadCounts
-from train.distill import Teacher
 from train.distributed import World
 from train.graphed import GraphedStep, Learn
 from train.metrics import head_metrics, macro_f1
@@ -73,7 +72,7 @@ class StageLoop:
         for state in loop.epochs(): save(loop.checkpoint())
         loop.restore_best()
 
-    `judge` are the pairs by which the epoch to keep is chosen; with a teacher, its probabilities count too.
+    `judge` are the pairs by which the epoch to keep is chosen; what teachers say of `train` counts beside its labels.
 
     Attributes:
         state: where it stands.
@@ -87,9 +86,8 @@ class StageLoop:
         train: DeviceBlocks,
         judge: DeviceBlocks,
         world: World,
-        teacher: Teacher | None = None,
     ) -> None:
-        self.config, self.stage, self.world, self.teacher = config, stage, world, teacher
+        self.config, self.stage, self.world = config, stage, world
         self.train_data, self.judge_data = train, judge
         label = train.label.cpu().numpy()
         self._targets = stage_targets(stage, label)
@@ -187,14 +185,8 @@ class StageLoop:
         return loss, logits, batch
 
     def _learn_eagerly(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        depth = self.train_data.bit_depth
-        if self.teacher is not None:
-            batch = replace(batch, soft=self.teacher(batch, depth))
-        if not self.config.model.border:
-            # Only a teacher may have seen more.
-            batch = without_border(batch)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.autocast == "bf16"):
-            loss, logits = self._parallel(batch, depth)
+            loss, logits = self._parallel(batch, self.train_data.bit_depth)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from data.dataset import Dataset, load_pictures, load_split
+from data.dataset import Dataset, joined, load_pictures, load_split
 from errors import InputError
 from train.batches import DeviceBlocks
 from train.calibrate import calibration_pictures
@@ -17,7 +18,7 @@ class RunPairs:
     """All pairs of a run, on its device.
 
     Attributes:
-        train, val: of the dataset's splits; train without the pictures set aside, and with a teacher's border.
+        train, val: of the dataset's splits; train without the pictures set aside, but with further datasets' pictures.
         calib: of the train pictures set aside, or None.
         calib_pictures: their names.
     """
@@ -39,7 +40,12 @@ class RunPairs:
 
 
 def load_pairs(
-    dataset: Dataset, calibration: int, device: torch.device, border: int = 0, teacher_border: int = 0
+    dataset: Dataset,
+    calibration: int,
+    device: torch.device,
+    border: int = 0,
+    train_border: int = 0,
+    more_train: Sequence[Dataset] = (),
 ) -> RunPairs:
     """Read the splits train and val.
 
@@ -48,21 +54,20 @@ def load_pairs(
         calibration: how many train pictures to set aside.
         device: where the pairs are kept.
         border: samples around each block that the model sees.
-        teacher_border: those that its teacher sees, who looks at train pairs alone.
+        train_border: around those of train, if more: what teachers see.
+        more_train: further datasets, of which the split train is taken.
 
     Raises:
-        InputError: whatever is wrong with the dataset, or if too few pictures are left to train on.
+        InputError: whatever is wrong with a dataset, or if too few pictures are left to train on.
     """
     train = dataset.of_split("train")
     aside = set(calibration_pictures([p.name for p in train], calibration))
     parts = [tuple(p for p in train if (p.name in aside) == chosen) for chosen in (False, True)]
-    borders = max(border, teacher_border), border
-    rest, calib = (
-        DeviceBlocks(load_pictures(dataset, p, "split 'train'", b), device) if p else None
-        for p, b in zip(parts, borders, strict=True)
-    )
+    wide = max(border, train_border)
+    own = load_pictures(dataset, parts[0], "split 'train'", wide)
+    rest = DeviceBlocks(joined([own, *(load_split(more, "train", wide) for more in more_train)]), device)
+    calib = DeviceBlocks(load_pictures(dataset, parts[1], "split 'train'", border), device) if parts[1] else None
     val = DeviceBlocks(load_split(dataset, "val", border), device)
-    assert rest is not None
     if rest.bit_depth != val.bit_depth or (calib is not None and calib.bit_depth != val.bit_depth):
         raise InputError(f"train is {rest.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
     return RunPairs(rest, val, calib, tuple(p.name for p in parts[1]))

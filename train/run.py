@@ -15,6 +15,7 @@ import torch
 from bundle import write_atomically
 from data.dataset import check_splits, open_dataset
 from errors import ArtefactError, UsageError
+from train.batches import middle
 from train.checkpoint import (
     MODEL_FILE,
     RESUME_FILE,
@@ -28,7 +29,7 @@ from train.checkpoint import (
 )
 from train.config import Announce, Progress, TrainConfig, TrainTask
 from train.curves import draw_candidates, draw_confusion, draw_curves, save_figure
-from train.distill import Teacher
+from train.distill import taught
 from train.distributed import World, world
 from train.evaluate import evaluate_calibrated
 from train.loop import StageLoop
@@ -58,12 +59,14 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
         start = _earlier_run(task)
         config = _config_for(task, start)
         dataset = open_dataset(task.dataset_dir)
-        dataset_sha256 = dataset.sha256()
+        more_train = [open_dataset(path) for path in task.more_train]
+        hashes = dataset.sha256(), [more.sha256() for more in more_train]
         if here.leads:
-            check_splits(dataset)
-        teacher = _teacher(task, config)
-        teacher_border = 0 if teacher is None else teacher.model.config.border
-        pairs = load_pairs(dataset, config.calibration_pictures, here.device, config.model.border, teacher_border)
+            check_splits(dataset, more_train)
+        teachers = _teachers(task, config)
+        border = config.model.border
+        widest = max([border, *(t.model.config.border for t in teachers)])
+        pairs = load_pairs(dataset, config.calibration_pictures, here.device, border, widest, more_train)
         if here.leads:
             announce(f"dataset {task.dataset_dir}: {pairs.describe()}")
             stages = ", ".join(map(str, config.stages))
@@ -73,24 +76,14 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
                 f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages};"
                 f" blocks {config.model.side}x{config.model.side}"
             )
-        run = _Run(task, config, here, dataset_sha256, start, pairs, teacher)
+        run = _Run(task, config, here, hashes, start, pairs, teachers)
         return run.train(progress, announce)
 
 
-def _teacher(task: TrainTask, config: TrainConfig) -> Run | None:
-    if (task.teacher is None) != (config.distillation == 0.0):
+def _teachers(task: TrainTask, config: TrainConfig) -> list[Run]:
+    if (not task.teachers) != (config.distillation == 0.0):
         raise UsageError("a teacher and how much it counts go together", "give --teacher RUN, or --distillation 0")
-    if task.teacher is None:
-        return None
-    run = open_run(task.teacher)
-    sees, border = run.model.config.border, config.model.border
-    if sees < border:
-        message = f"the teacher {task.teacher} sees blocks with a border of {sees}, the student one of {border}"
-        raise UsageError(message, f"train with --border {sees}, or take a teacher with --border {border}")
-    if sees and config.augmentation == "cutmix":
-        message = f"cutmix cuts whole blocks, and the teacher {task.teacher} sees a border of {sees} around them"
-        raise UsageError(message, "take another --augmentation, or a teacher without a border")
-    return run
+    return [open_run(path) for path in task.teachers]
 
 
 def _earlier_run(task: TrainTask) -> Run | None:
@@ -124,19 +117,19 @@ class _Run:
         task: TrainTask,
         config: TrainConfig,
         here: World,
-        dataset_sha256: str,
+        hashes: tuple[str, list[str]],
         start: Run | None,
         pairs: RunPairs,
-        teacher: Run | None,
+        teachers: list[Run],
     ) -> None:
         self.task, self.config, self.world = task, config, here
-        self.start, self.pairs = start, pairs
-        self.teacher = None if teacher is None else Teacher(teacher.model, here.device, config.autocast == "bf16")
+        self.start, self.pairs, self.teachers = start, pairs, teachers
         self.identity = {
             "config": config.to_json(),
-            "dataset_sha256": dataset_sha256,
+            "dataset_sha256": hashes[0],
+            "more_train_sha256": hashes[1],
             "start_sha256": None if start is None else start.sha256,
-            "teacher_sha256": None if teacher is None else teacher.sha256,
+            "teachers_sha256": [t.sha256 for t in teachers],
             "calib": list(pairs.calib_pictures),
         }
         torch.manual_seed(config.seed)
@@ -174,13 +167,14 @@ class _Run:
 
     def train(self, progress: Progress, announce: Announce) -> dict[str, Any]:
         saved = self._saved_state()
+        self._ask_teachers(progress)
         if not self.task.resume:
             self._save_state(self.config.stages[0], None)
         for stage in self.config.stages:
             if str(stage) in self.stages:
                 continue
             data = self.pairs.train, self.pairs.judge
-            loop = StageLoop(self.model, stage, self.config, *data, self.world, self.teacher)
+            loop = StageLoop(self.model, stage, self.config, *data, self.world)
             if saved is not None and saved["stage"] == stage:
                 loop.restore(saved["loop"])
                 announce(f"stage {stage} goes on after epoch {loop.state.epoch}")
@@ -194,6 +188,13 @@ class _Run:
             self.model = plain_copy(self.model)
             self._save_state(stage, None)
         return self._finish(announce)
+
+    def _ask_teachers(self, progress: Progress) -> None:
+        train, models = self.pairs.train, [t.model for t in self.teachers]
+        if models:
+            train.soft = taught(models, train, self.config.autocast == "bf16", progress)
+        # Teachers may have seen more than the model does.
+        train.blocks = middle(train.blocks, self.config.model.side).contiguous()
 
     def _saved_state(self) -> dict[str, Any] | None:
         if not self.task.resume:

@@ -1,6 +1,7 @@
 """train/batches.py: who is visited how often, and flips that keep labels true."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from data.dataset import BlockSet, load_split
 from tests.helpers import COVERED, drawing
-from train.batches import Batch, DeviceBlocks, augment, epoch_indices, flip, without_border
+from train.batches import Batch, DeviceBlocks, augment, epoch_indices, flip, middle
 from train.quantiser import AC_STEP, scaled_qindex
 from train.stages import stage_targets
 
@@ -227,8 +228,8 @@ def test_flips_of_the_real_sample_leave_counts_permuted(sample):
 def test_a_bordered_batch_without_its_border_is_the_plain_batch(sample):
     some = torch.tensor([5, 900, 901, 3999])
     plain, wide = (DeviceBlocks(load_split(sample, "val", border), CPU).batch(some) for border in (0, 8))
-    assert wide.blocks.shape == (4, 32, 32) and torch.equal(without_border(wide).blocks, plain.blocks)
-    assert torch.equal(without_border(plain).blocks, plain.blocks)
+    assert wide.blocks.shape == (4, 32, 32) and torch.equal(middle(wide.blocks, 16), plain.blocks)
+    assert torch.equal(middle(plain.blocks, 16), plain.blocks)
     assert torch.equal(wide.label, plain.label) and torch.equal(wide.qindex, plain.qindex)
 
 
@@ -244,7 +245,7 @@ def test_augmentations_do_to_the_middle_what_they_do_to_plain_blocks(augmentatio
             torch.manual_seed(seed)
             found.append(augment(each, augmentation, generator(seed)))
         plain, bordered = found
-        assert torch.equal(without_border(bordered).blocks, plain.blocks)
+        assert torch.equal(middle(bordered.blocks, 16), plain.blocks)
         assert torch.equal(bordered.label, plain.label) and torch.equal(bordered.qindex, plain.qindex)
         corners = {(y, x): bordered.blocks[:, y, x] for y in (0, 31) for x in (0, 31)}
         inner = {(0, 0): (0, 0), (0, 31): (0, 15), (31, 0): (15, 0), (31, 31): (15, 15)}
@@ -252,6 +253,21 @@ def test_augmentations_do_to_the_middle_what_they_do_to_plain_blocks(augmentatio
         assert len(same) == 1
         seen.add(same[0])
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flips", "contrast", "mixup", "cutmix"])
+def test_augmentations_do_to_teachers_certainties_what_they_do_to_labels(augmentation, real_blocks):
+    batch = real_batch(real_blocks)
+    plain = torch.where(batch.label == 255, 0, batch.label)
+    certain = replace(batch, soft=torch.nn.functional.one_hot(plain, 10).float())
+    for seed in range(8):
+        torch.manual_seed(seed)
+        found = augment(certain, augmentation, generator(seed))
+        one, other = (
+            torch.nn.functional.one_hot(torch.where(label == 255, 0, label), 10).float()
+            for label in (found.label, found.label if found.other is None else found.other)
+        )
+        assert torch.allclose(found.soft, found.share * one + (1 - found.share) * other, atol=1e-6)
 
 
 # --- contrast ---------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from data.dataset import BlockSet
 from partition import HEADS, head_slices
-from train.batches import Batch
+from train.batches import SYMMETRIES, Batch, DeviceBlocks, flip
 from train.config import TrainConfig
-from train.distill import Teacher, class_members, head_shares, soft_cross_entropy
+from train.distill import class_members, head_shares, soft_cross_entropy, taught
 from train.model import ModelConfig, PartitionModel, chain_rule
 from train.stages import STAGE_HEADS, StageNet
 
@@ -38,13 +39,80 @@ def batch_of(real_blocks, count=256):
     return Batch(blocks, qindex.long(), label.long())
 
 
-def test_a_teacher_says_what_its_model_says(trained_like, real_blocks):
-    batch, model = batch_of(real_blocks), trained_like()
+def pairs_of(real_blocks, count=1500, margin=0):
+    """Real pairs; with a margin, in the middle of larger blocks of real samples."""
+    blocks, qindex, label = (a[:count] for a in real_blocks)
+    wide = np.pad(blocks, ((0, 0), (margin, margin), (margin, margin)), "reflect") if margin else blocks
+    none = np.zeros(count, np.int64)
+    return DeviceBlocks(BlockSet(wide, np.arange(count), qindex, label, none, ("a",), 8), CPU)
+
+
+def eight_views_by_hand(model, blocks, qindex):
+    """Mean over the square's symmetries with numpy, each probability looked up by where its partition goes."""
+    # Names in AV1's order; what each becomes when left and right, up and down, or rows and columns are swapped.
+    moves = {
+        "lr": [0, 1, 2, 3, 4, 5, 7, 6, 8, 9],
+        "ud": [0, 1, 2, 3, 5, 4, 6, 7, 8, 9],
+        "tr": [0, 2, 1, 3, 6, 7, 4, 5, 9, 8],
+    }
+    array = {"lr": lambda b: b[:, :, ::-1], "ud": lambda b: b[:, ::-1], "tr": lambda b: b.transpose(0, 2, 1)}
+    total = np.zeros((len(blocks), 10))
+    for names in ((), ("lr",), ("ud",), ("lr", "ud"), ("tr",), ("lr", "tr"), ("ud", "tr"), ("lr", "ud", "tr")):
+        view, goes = blocks, np.arange(10)
+        for name in names:
+            view, goes = array[name](view), np.array(moves[name])[goes]
+        with torch.no_grad():
+            said = chain_rule(model(torch.from_numpy(view.copy()), torch.from_numpy(qindex.astype(np.int64)))).numpy()
+        total += said[:, goes]
+    return total / 8
+
+
+def test_a_teacher_is_asked_for_eight_views_of_each_pair(trained_like, real_blocks):
+    data, model = pairs_of(real_blocks), trained_like()
+    expected = eight_views_by_hand(model, real_blocks[0][:1500], real_blocks[1][:1500])
+    told = []
+    found = taught([model], data, False, lambda *a: told.append(a))
+    assert found.dtype == torch.float32 and np.abs(found.numpy() - expected).max() < 1e-5
+    assert [(done, total) for done, total, _ in told] == [(0, 1500), (1024, 1500)]
     with torch.no_grad():
-        expected = chain_rule(model(batch.blocks, batch.qindex))
-    assert torch.allclose(Teacher(model, CPU, False)(batch, 8), expected, atol=1e-6)
-    halved = Teacher(model, CPU, True)(batch, 8)
-    assert halved.dtype == torch.float32 and 0 < (halved - expected).abs().mean() < 0.02
+        plain = chain_rule(model(data.blocks, data.qindex)).numpy()
+    assert np.abs(plain - expected).mean() > 1e-4, "one view alone says something else"
+    halved = taught([model], data, True, lambda *_: None)
+    assert halved.dtype == torch.float32 and 0 < (halved - found).abs().mean() < 0.02
+
+
+def test_several_teachers_are_averaged_and_each_sees_what_it_can(trained_like, real_blocks):
+    wide = pairs_of(real_blocks, 300, margin=8)
+    torch.manual_seed(3)
+    bordered = PartitionModel(ModelConfig(border=8)).eval()
+    models = [trained_like(), bordered]
+    found = taught(models, wide, False, lambda *_: None).numpy()
+    apart = [
+        eight_views_by_hand(m, b.numpy(), real_blocks[1][:300])
+        for m, b in zip(models, (wide.blocks[:, 8:24, 8:24], wide.blocks), strict=True)
+    ]
+    assert np.abs(found - np.mean(apart, 0)).max() < 1e-5 and np.abs(apart[0] - apart[1]).max() > 1e-2
+
+
+def test_the_square_has_eight_symmetries_and_what_is_said_goes_with_them(real_blocks):
+    batch = batch_of(real_blocks, 64)
+    batch = Batch(
+        batch.blocks,
+        batch.qindex,
+        batch.label,
+        soft=F.one_hot(torch.where(batch.label == 255, 0, batch.label), 10).float(),
+    )
+    seen = set()
+    for names in SYMMETRIES:
+        view = batch
+        for name in names:
+            view = flip(view, name)
+        assert torch.equal(view.soft.argmax(1), torch.where(view.label == 255, 0, view.label))
+        seen.add(view.blocks[0].numpy().tobytes())
+        for name in reversed(names):
+            view = flip(view, name)
+        assert torch.equal(view.blocks, batch.blocks) and torch.equal(view.soft, batch.soft)
+    assert len(seen) == len(SYMMETRIES) == 8
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

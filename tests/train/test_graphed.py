@@ -10,7 +10,7 @@ from data.dataset import load_split, open_dataset
 from infer.session import cuda_devices
 from train.batches import DeviceBlocks
 from train.config import TrainConfig
-from train.distill import Teacher
+from train.distill import taught
 from train.distributed import World, world
 from train.loop import StageLoop
 from train.losses import LOSSES
@@ -25,8 +25,9 @@ def trained(dataset, stage, graphed, teacher=False, **settings):
     data = [DeviceBlocks(load_split(open_dataset(dataset), split), device) for split in ("train", "val")]
     torch.manual_seed(0)
     config = TrainConfig(batch_size=64, epochs=3, average=0.9, distillation=0.5 * teacher, **settings)
-    guide = Teacher(PartitionModel(config.model), device, False) if teacher else None
-    loop = StageLoop(PartitionModel(config.model), stage, config, *data, World(0, 1, device), guide)
+    if teacher:
+        data[0].soft = taught([PartitionModel(config.model)], data[0], False, lambda *_: None)
+    loop = StageLoop(PartitionModel(config.model), stage, config, *data, World(0, 1, device))
     # Dropout draws on the device, and a graph draws other numbers than the eager steps do.
     for module in loop.net.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from data.dataset import open_dataset
+from data.dataset import load_split, open_dataset
 from errors import InputError
-from train.batches import without_border
+from tests.helpers import write_random_dataset
+from train.batches import DeviceBlocks, middle
 from train.pairs import load_pairs
 
 CPU = torch.device("cpu")
@@ -25,10 +26,35 @@ def test_train_pairs_have_the_wider_border_and_the_others_the_models(tiny_datase
     assert found.val.blocks.shape[1:] == found.judge.blocks.shape[1:] == (sides[1], sides[1])
     assert found.describe() == plain.describe() and found.calib_pictures == plain.calib_pictures
     for a, b in ((found.train, plain.train), (found.val, plain.val), (found.judge, plain.judge)):
-        a, b = without_border(whole(a)), whole(b)
-        assert torch.equal(a.blocks, b.blocks) and torch.equal(a.qindex, b.qindex) and torch.equal(a.label, b.label)
+        a, b = whole(a), whole(b)
+        assert (
+            torch.equal(middle(a.blocks, 16), b.blocks)
+            and torch.equal(a.qindex, b.qindex)
+            and torch.equal(a.label, b.label)
+        )
 
 
 def test_too_many_pictures_to_calibrate_on_are_refused(tiny_dataset):
     with pytest.raises(InputError, match="cannot be set aside"):
         load_pairs(open_dataset(tiny_dataset), 2, CPU, 8)
+
+
+def test_further_datasets_add_their_train_pictures_alone(tiny_dataset, tmp_path):
+    pictures = {"a": ("train", 64, 48), "b": ("val", 64, 64), "c": ("train", 32, 32)}
+    more = open_dataset(write_random_dataset(tmp_path / "more", pictures, qindex=(80, 128)))
+    dataset = open_dataset(tiny_dataset)
+    plain, found = load_pairs(dataset, 1, CPU, 8), load_pairs(dataset, 1, CPU, 8, 0, [more, more])
+    assert found.calib_pictures == plain.calib_pictures and found.describe() != plain.describe()
+    for a, b in ((found.val, plain.val), (found.judge, plain.judge)):
+        assert torch.equal(whole(a).blocks, whole(b).blocks) and torch.equal(a.label, b.label)
+    assert len(found.train) == len(plain.train) + 2 * 2 * (4 * 3 + 2 * 2)
+    added = DeviceBlocks(load_split(more, "train", 8), CPU)
+    expected = [whole(part) for part in (plain.train, added, added)]
+    for name in ("blocks", "qindex", "label"):
+        assert torch.equal(getattr(whole(found.train), name), torch.cat([getattr(p, name) for p in expected]))
+
+
+def test_datasets_of_two_bit_depths_are_refused(tiny_dataset, tmp_path):
+    more = open_dataset(write_random_dataset(tmp_path / "more", {"a": ("train", 64, 48)}, qindex=(80,), bit_depth=10))
+    with pytest.raises(InputError, match=r"bit depths \[8, 10\]"):
+        load_pairs(open_dataset(tiny_dataset), 0, CPU, more_train=[more])

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import train.distill
 import train.run
 import train.stages
 from data.dataset import load_split, open_dataset
@@ -185,7 +184,7 @@ def test_ten_bit_data_trains(tmp_path):
 def everything(finished, **changes):
     """Settings of a run that learns from a teacher, averages its weights and calibrates, and its task."""
     changes = {"distillation": 0.5, "average": 0.8, "calibration_pictures": 1, "augmentation": "contrast"} | changes
-    return changes | {"task": {"teacher": finished}}
+    return changes | {"task": {"teachers": (finished,)}}
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +200,7 @@ def test_a_calibrated_run_names_its_pictures_and_holds_thresholds_rule_and_tempe
     opened = open_run(calibrated)
     train_names = [p.name for p in open_dataset(tiny_dataset).of_split("train")]
     assert opened.info["calib"] == list(calibration_pictures(train_names, 1)) and len(train_names) == 2
-    assert opened.info["teacher_sha256"] == open_run(finished).sha256
+    assert opened.info["teachers_sha256"] == [open_run(finished).sha256]
     evaluation = opened.info["evaluation"]
     assert evaluation["keep_fitted_on"] == evaluation["decision"]["fitted_on"] == "calib"
     assert {"decided_macro_f1", "decided_accuracy"} <= evaluation["all"].keys()
@@ -217,7 +216,7 @@ def test_a_calibrated_run_resumes_to_the_bit_and_its_later_stages_follow(calibra
     settings = everything(finished, stages=(1,), passes=2)
     with pytest.raises(KeyboardInterrupt):
         run(tiny_dataset, tmp_path / "r", progress=interrupt_at("epoch 2"), **settings)
-    run(tiny_dataset, tmp_path / "r", **settings | {"task": {"teacher": finished, "resume": True}})
+    run(tiny_dataset, tmp_path / "r", **settings | {"task": {"teachers": (finished,), "resume": True}})
     assert same(weights(tmp_path / "r"), weights(calibrated))
     task = {"stage1_checkpoint": calibrated}
     run(tiny_dataset, tmp_path / "later", stages=(2, 3), epochs=1, task=task)
@@ -231,7 +230,7 @@ def test_a_calibrated_run_resumes_to_the_bit_and_its_later_stages_follow(calibra
 @pytest.mark.parametrize(("distillation", "teacher"), [(0.5, False), (0.0, True)])
 def test_a_teacher_and_its_weight_go_together(finished, tiny_dataset, tmp_path, distillation, teacher):
     with pytest.raises(UsageError, match="teacher"):
-        run(tiny_dataset, tmp_path, distillation=distillation, task={"teacher": finished if teacher else None})
+        run(tiny_dataset, tmp_path, distillation=distillation, task={"teachers": (finished,) if teacher else ()})
 
 
 # --- with a border ----------------------------------------------------------------------------------------------------
@@ -265,7 +264,7 @@ def test_a_bordered_run_with_all_that_there_is_resumes_to_the_bit(bordered, tiny
     assert open_run(tmp_path / "whole").model.config == ModelConfig(border=8, temperature="qindex")
     with pytest.raises(KeyboardInterrupt):
         run(tiny_dataset, tmp_path / "cut", progress=interrupt_at("epoch 2"), **settings)
-    run(tiny_dataset, tmp_path / "cut", **settings | {"task": {"teacher": bordered, "resume": True}})
+    run(tiny_dataset, tmp_path / "cut", **settings | {"task": {"teachers": (bordered,), "resume": True}})
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
@@ -286,33 +285,64 @@ def test_ten_bit_data_trains_with_a_border(tmp_path):
 
 
 @pytest.mark.usefixtures("_no_figures")
-def test_a_teacher_with_a_border_teaches_a_student_without(bordered, tiny_dataset, tmp_path, monkeypatch):
-    """The teacher sees 32x32, the student the middle of the same blocks, in the same order as without a teacher."""
-    seen = []
+def test_teachers_of_both_kinds_teach_a_student(bordered, finished, tiny_dataset, tmp_path, monkeypatch):
+    """They are asked about each train pair once, and the student sees what it would have seen without them."""
+    seen, asked = [], []
+    forward, ask = train.stages.StageNet.forward, train.run.taught
 
-    def spy(module, name):
-        original = getattr(module, name)
+    def spy(self, batch, depth):
+        seen.append(batch)
+        return forward(self, batch, depth)
 
-        def recording(self, batch, depth):
-            seen.append((name, batch.blocks))
-            return original(self, batch, depth)
+    def spy_on_asking(models, data, *rest):
+        asked.append((models, data.blocks, said := ask(models, data, *rest)))
+        return said
 
-        monkeypatch.setattr(module, name, recording)
+    monkeypatch.setattr(train.stages.StageNet, "forward", spy)
+    monkeypatch.setattr(train.run, "taught", spy_on_asking)
+    info = run(tiny_dataset, tmp_path / "r", distillation=0.5, epochs=1, task={"teachers": (bordered, finished)})
+    [(models, blocks, said)] = asked
+    assert [m.config.border for m in models] == [8, 0] and blocks.shape[1:] == (32, 32)
+    assert info["teachers_sha256"] == [open_run(bordered).sha256, open_run(finished).sha256]
+    with_teachers, seen[:] = list(seen), []
+    alone = run(tiny_dataset, tmp_path / "alone", epochs=1)
+    assert alone["teachers_sha256"] == [] and not same(weights(tmp_path / "r"), weights(tmp_path / "alone"))
+    assert len(seen) == len(with_teachers) > 3
+    for a, b in zip(with_teachers, seen, strict=True):
+        assert a.blocks.shape[1:] == (16, 16) and torch.equal(a.blocks, b.blocks) and torch.equal(a.label, b.label)
+        assert a.soft is not None and b.soft is None
+        assert {tuple(sorted(row)) for row in a.soft.numpy()} <= {tuple(sorted(row)) for row in said.numpy()}
 
-    spy(train.distill.Teacher, "__call__")
-    spy(train.stages.StageNet, "forward")
-    run(tiny_dataset, tmp_path / "r", distillation=0.5, epochs=1, task={"teacher": bordered})
-    assert len(seen) > 6 and [name for name, _ in seen] == ["__call__", "forward"] * (len(seen) // 2)
-    for (_, wide), (_, narrow) in zip(seen[::2], seen[1::2], strict=True):
-        assert wide.shape[1:] == (32, 32) and torch.equal(wide[:, 8:24, 8:24], narrow)
-    taught = [blocks for name, blocks in seen if name == "forward"]
-    seen.clear()
-    info = run(tiny_dataset, tmp_path / "alone", epochs=1)
-    alone = [blocks for name, blocks in seen if name == "forward"]
-    assert len(alone) == len(taught) and all(torch.equal(a, b) for a, b in zip(alone, taught, strict=True))
-    student = open_run(tmp_path / "r")
-    assert student.model.config == ModelConfig() and student.info["teacher_sha256"] == open_run(bordered).sha256
-    assert not same(weights(tmp_path / "r"), weights(tmp_path / "alone")) and info["teacher_sha256"] is None
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_teacher_that_sees_less_than_its_student_can_teach_it(finished, tiny_dataset, tmp_path):
+    info = run(tiny_dataset, tmp_path / "r", model=BORDER, distillation=0.5, epochs=1, task={"teachers": (finished,)})
+    assert info["config"]["model"]["border"] == 8 and info["teachers_sha256"] == [open_run(finished).sha256]
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_run_on_further_pictures_says_so_and_is_not_resumed_without_them(tiny_dataset, tmp_path):
+    pictures = {"more_a": ("train", 64, 48), "more_b": ("val", 64, 64)}
+    more = write_random_dataset(tmp_path / "more", pictures, qindex=(80, 128))
+    settings = {"stages": (1,), "task": {"more_train": (more,)}}
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_dataset, tmp_path / "r", progress=interrupt_at("epoch 2"), announce=said.append, **settings)
+    plain = sum(load_split(open_dataset(tiny_dataset), "train").label.shape)
+    assert f"{plain + 2 * 12:,} train" in said[0]
+    with pytest.raises(ArtefactError, match="more_train_sha256"):
+        run(tiny_dataset, tmp_path / "r", stages=(1,), task={"resume": True})
+    info = run(tiny_dataset, tmp_path / "r", stages=(1,), task={"more_train": (more,), "resume": True})
+    assert info["more_train_sha256"] == [open_dataset(more).sha256()]
+
+
+def test_a_further_train_picture_that_val_has_is_refused(tiny_dataset, tmp_path):
+    shutil.copytree(tiny_dataset, tmp_path / "more")
+    index = tmp_path / "more" / "index.csv"
+    index.write_text(index.read_text().replace(",val,", ",train,"))
+    with pytest.raises(InputError, match="are the same picture"):
+        run(tiny_dataset, tmp_path / "r", task={"more_train": (tmp_path / "more",)})
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.usefixtures("_no_figures")
@@ -321,22 +351,13 @@ def test_a_student_of_a_bordered_teacher_calibrates_and_resumes_to_the_bit(borde
     run(tiny_dataset, tmp_path / "whole", **settings)
     with pytest.raises(KeyboardInterrupt):
         run(tiny_dataset, tmp_path / "cut", progress=interrupt_at("epoch 2"), **settings)
-    run(tiny_dataset, tmp_path / "cut", **settings | {"task": {"teacher": bordered, "resume": True}})
+    run(tiny_dataset, tmp_path / "cut", **settings | {"task": {"teachers": (bordered,), "resume": True}})
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
-def test_a_teacher_that_sees_less_than_its_student_is_refused(finished, tiny_dataset, tmp_path):
-    with pytest.raises(UsageError, match="border of 0, the student one of 8") as error:
-        run(tiny_dataset, tmp_path / "r", model=BORDER, distillation=0.5, task={"teacher": finished})
-    assert "--border 0" in error.value.hint and not (tmp_path / "r").exists()
-
-
-def test_cutmix_with_a_border_is_refused(bordered, tiny_dataset, tmp_path):
+def test_cutmix_with_a_border_is_refused():
     with pytest.raises(ValueError, match="cutmix cuts whole blocks"):
         config_of(model=BORDER, augmentation="cutmix")
-    with pytest.raises(UsageError, match="cutmix cuts whole blocks"):
-        run(tiny_dataset, tmp_path / "r", augmentation="cutmix", distillation=0.5, task={"teacher": bordered})
-    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.usefixtures("_no_figures")
