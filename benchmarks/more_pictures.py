@@ -2,7 +2,7 @@
 
     python -m benchmarks.more_pictures --dataset-dir DIR --output-dir more [--sets 8] [--jobs 2]
 
-Writes more/set0, more/set1, ..., each a dataset of its own (all train), encoded at four qindex of its own; `train
+Writes more/set0, more/set1, ..., each a dataset of its own (all train), encoded at qindex of its own; `train
 --more-train DIR` takes any number of them. A set that is finished is not made again, and an interrupted one goes on.
 Needs apt, dpkg-deb and libaom (`make libaom`); a set takes some 20 minutes on two cores.
 
@@ -35,8 +35,11 @@ CROP = 960, 544
 SMALLEST = 256
 NOISY = 0.4
 SIGMAS = 1.5, 2.5
-CQ = (13, 27, 39, 51), (16, 30, 42, 54), (19, 33, 45, 57), (22, 36, 48, 60)
-"""Of each set, one of each quarter of the range; set k takes row k modulo 4. The val pictures are at 20, 32, 43, 55."""
+CQ = (
+    *((13, 27, 39, 51), (16, 30, 42, 54), (19, 33, 45, 57), (22, 36, 48, 60)),
+    *((14, 40), (26, 52), (17, 46), (35, 58)),
+)
+"""Of each set; the val pictures are at 20, 32, 43 and 55."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Source:
         folder: where they lie in it.
         names: file names, with wildcards.
         scales: each picture is cut into crops at each of these.
-        first_set: its crops go to this set and the three after it.
+        first_set: its crops go to this set and the three after it; the first four are encoded at four qindex, the others at two.
     """
 
     package: str
@@ -113,13 +116,13 @@ SOURCES = (
 @click.command()
 @click.option("--dataset-dir", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--output-dir", type=click.Path(path_type=Path), required=True)
-@click.option("--sets", type=click.IntRange(1, 8), default=8)
+@click.option("--sets", type=click.IntRange(1, len(CQ)), default=len(CQ))
 @click.option("--jobs", type=click.IntRange(1), default=2)
 @click.option("--calibration", type=click.IntRange(0), default=36, help="As of the training.")
 def main(dataset_dir: Path, output_dir: Path, sets: int, jobs: int, calibration: int) -> None:
     """Fetch packages, cut their pictures, and encode them set by set."""
     left_out = _left_out(dataset_dir, calibration)
-    crops: dict[int, list[Path]] = {k: [] for k in range(8)}
+    crops: dict[int, list[Path]] = {k: [] for k in range(len(CQ))}
     for source in SOURCES:
         for path in _files(source, output_dir / "packages"):
             stem = path.stem.removesuffix("@2x")
@@ -131,8 +134,8 @@ def main(dataset_dir: Path, output_dir: Path, sets: int, jobs: int, calibration:
     for k in range(sets):
         click.echo(f"set{k}: {len(crops[k])} pictures")
         target = output_dir / f"set{k}"
-        if not (target / "index.csv").exists():
-            _encode(crops[k], target, [4 * cq for cq in CQ[k % len(CQ)]], jobs)
+        if crops[k] and not (target / "index.csv").exists():
+            _encode(crops[k], target, [4 * cq for cq in CQ[k]], jobs)
 
 
 def _left_out(dataset_dir: Path, calibration: int) -> set[tuple[str, str]]:
@@ -178,7 +181,7 @@ def _cut(path: Path, source: Source, folder: Path) -> Iterator[tuple[int, Path]]
             columns, rows = max(1, width // CROP[0]), max(1, height // CROP[1])
             for place in range(columns * rows):
                 name = f"{stem}_x{scale * 100:.0f}_{place}"
-                k = hashlib.sha256(name.encode()).digest()[0] % len(CQ)
+                k = hashlib.sha256(name.encode()).digest()[0] % 4
                 todo.append((k, folder / f"{name}.png", scale, place % columns, place // columns))
         missing = {scale for _, written, scale, _, _ in todo if not written.exists()}
         for scale in sorted(missing):
