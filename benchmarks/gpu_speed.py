@@ -37,7 +37,7 @@ from infer.torch_session import open_weights
 from infer.verify import read_reference
 
 BATCHES = (1, 64, 1024, 8160, 32400, 65536, 262144)
-GROUPS = ("fused", "eager", "onnxruntime", "compile", "parity", "predict", "soak")
+GROUPS = ("fused", "predict", "eager", "onnxruntime", "parity", "soak", "compile")
 FRAMES = {"1080p": 8160, "4K": 32400}
 Outputs = tuple[Tensor, Tensor, Tensor]
 Call = Callable[[Tensor, Tensor], Outputs]
@@ -313,7 +313,7 @@ def main() -> None:
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--batches", default=",".join(str(b) for b in BATCHES))
     parser.add_argument("--peer-batches", default="", help="of eager and onnxruntime; those of --batches if empty")
-    parser.add_argument("--compile-batches", default="8160,65536", help="autotuning takes minutes for each")
+    parser.add_argument("--compile-batches", default="65536,8160", help="autotuning takes minutes for each")
     parser.add_argument("--dataset", type=Path, default=SAMPLE_DIR, help="folder of a dataset, for parity")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

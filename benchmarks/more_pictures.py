@@ -39,7 +39,7 @@ CQ = (
     *((13, 27, 39, 51), (16, 30, 42, 54), (19, 33, 45, 57), (22, 36, 48, 60)),
     *((14, 40), (26, 52), (17, 46), (35, 58)),
 )
-"""Of each set; the val pictures are at 20, 32, 43 and 55."""
+"""Levels of each set, in each quarter of the range or in two of them; the val pictures are at 20, 32, 43 and 55."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Source:
         folder: where they lie in it.
         names: file names, with wildcards.
         scales: each picture is cut into crops at each of these.
-        first_set: its crops go to this set and the three after it; the first four are encoded at four qindex, the others at two.
+        first_set: its crops go to this set and the three after it.
     """
 
     package: str
