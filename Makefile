@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help venv libaom encoder encoder-debian c-api c-api-torch demo test test-all bench-gpu experiments models check clean
+.PHONY: help venv libaom encoder encoder-debian c-api c-api-torch demo test test-all bench-gpu experiments more-pictures models check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,17 +41,26 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	$(PY) cli.py evaluate bundles/default --overlay wesaturate_cvo9xd demo/overlay.png
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
-# What the shipped models were trained with.
+more-pictures: venv libaom ## labels of further pictures from Debian packages (an hour on 2 cores; DATASET=folder MORE=folder)
+	$(PY) -m benchmarks.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE)
+
+# How the shipped models are trained: two learn from the dataset alone, then teach those that ship (models/README.md).
+MORE ?= build/more
 RECIPE := --dataset-dir $(or $(DATASET),../shared/dataset) --batch-size 8192 --augmentation contrast \
 	--trunk-lr 3e-3 --lr 3e-3 --average 0.999 --autocast bf16 --calibration-pictures 36
-ACCURATE := --trunk accurate --epochs 6 --passes 5 --weight-decay 0.05
+FURTHER := $(foreach set,$(wildcard $(MORE)/set?),--more-train $(set))
+ACCURATE := --trunk accurate --epochs 6 --weight-decay 0.05
+FIRST := --teacher runs/first --teacher runs/first-context
 SHIP := $(PY) cli.py export --fold-bn --onnx-input uint8
 
-models: venv ## retrain and export models/ (NVIDIA GPU, 7 minutes on an H200 and 8 of exports; DATASET=folder)
-	$(PY) cli.py train $(RECIPE) $(ACCURATE) --output-dir runs/accurate
-	$(PY) cli.py train $(RECIPE) $(ACCURATE) --border 8 --output-dir runs/accurate-context
-	$(PY) cli.py train $(RECIPE) --trunk compact --epochs 5 --passes 5 --weight-decay 0.02 --teacher runs/accurate \
-	  --output-dir runs/compact
+models: venv ## retrain and export models/ (after more-pictures; NVIDIA GPU, about 20 minutes on an H200, 10 of exports; DATASET=, MORE=)
+	@test -n "$(FURTHER)" || { echo "no $(MORE)/set0: make more-pictures first, or say MORE=folder"; exit 2; }
+	$(PY) cli.py train $(RECIPE) $(ACCURATE) --passes 5 --output-dir runs/first
+	$(PY) cli.py train $(RECIPE) $(ACCURATE) --passes 5 --border 8 --output-dir runs/first-context
+	$(PY) cli.py train $(RECIPE) $(ACCURATE) --passes 4 $(FURTHER) $(FIRST) --output-dir runs/accurate
+	$(PY) cli.py train $(RECIPE) $(ACCURATE) --passes 4 --border 8 $(FURTHER) $(FIRST) --output-dir runs/accurate-context
+	$(PY) cli.py train $(RECIPE) --trunk compact --epochs 5 --passes 8 --weight-decay 0.02 $(FURTHER) \
+	  --teacher runs/accurate --teacher runs/accurate-context --output-dir runs/compact
 	$(SHIP) --run runs/compact --output-dir models/compact --precision fp32,fp16
 	$(SHIP) --run runs/accurate --output-dir models/accurate --precision fp32
 	$(SHIP) --run runs/accurate-context --output-dir models/accurate-context --precision fp32
@@ -64,8 +73,8 @@ test: venv ## the test suite (under 10 minutes on 2 cores)
 test-all: venv ## the suite and everything marked slow
 	$(PY) -m pytest -q -m "slow or not slow"
 
-bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (about 10 minutes on an H200)
-	$(PY) -m benchmarks.gpu_speed bundles/default $(if $(DATASET),--dataset $(DATASET))
+bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (DATASET=folder, OPTIONS of benchmarks.gpu_speed; about 12 minutes on an H200)
+	$(PY) -m benchmarks.gpu_speed bundles/default $(if $(DATASET),--dataset $(DATASET)) $(OPTIONS)
 
 experiments: venv ## every comparison of docs/EXPERIMENTS.md on this machine's GPU (DATASET=folder; resumable)
 	PYTHON=$(CURDIR)/$(PY) benchmarks/experiments.sh $(DATASET) runs/experiments

@@ -30,8 +30,8 @@ TRUNK_NAMES = ("compact", "accurate", "resnet18")
 LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
 EXPERIMENT_NAMES = ("bn", "adapter-reduction", "adapters", "loss", "augmentation")
 DEFAULT_BUNDLE = Path("bundles/default")
-BUNDLE_HELP = f"Default: {DEFAULT_BUNDLE} if it is there, else the shipped models/compact."
-SHIPPED_BUNDLE = Path(__file__).resolve().parent / "models" / "compact"
+BUNDLE_HELP = f"Default: {DEFAULT_BUNDLE} if it is there, else models/compact, for frames models/accurate-context."
+SHIPPED_MODELS = Path(__file__).resolve().parent / "models"
 _ENGINE_OPTIONS = (
     "engine_input",
     "min_batch",
@@ -64,12 +64,13 @@ def _was_given(context: click.Context, parameter: click.Parameter) -> bool:
     return context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
 
 
-def _bundle(named: Path | None, say: Callable[[str], None] = _say) -> Path:
-    """The bundle that was named; else the default one; else, where nothing was exported, the shipped one."""
-    if named is not None or DEFAULT_BUNDLE.exists() or not SHIPPED_BUNDLE.exists():
+def _bundle(named: Path | None, say: Callable[[str], None] = _say, with_border: bool = False) -> Path:
+    """The bundle that was named; else the default one; else, where nothing was exported, a shipped one."""
+    shipped = SHIPPED_MODELS / ("accurate-context" if with_border else "compact")
+    if named is not None or DEFAULT_BUNDLE.exists() or not shipped.exists():
         return named or DEFAULT_BUNDLE
-    say(f"no bundle named, and no {DEFAULT_BUNDLE} here: the shipped {SHIPPED_BUNDLE}")
-    return SHIPPED_BUNDLE
+    say(f"no bundle named, and no {DEFAULT_BUNDLE} here: the shipped {shipped}")
+    return shipped
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
@@ -395,10 +396,13 @@ def predict(
     from infer.source import BlockSource
 
     blocks: BlockSource
+    with_border = True
     if source.suffix.lower() in (".npy", ""):
         from infer.blocks import open_blocks
+        from partition import NODE_SIZE
 
         blocks = open_blocks(source, int(bit_depth))
+        with_border = blocks.side > NODE_SIZE
     else:
         from data.frame_blocks import FrameBlocks
 
@@ -411,7 +415,9 @@ def predict(
     if to_stdout and as_json:
         raise UsageError("--output - and --json both want stdout", "name a file")
     say = partial(click.echo, err=True) if to_stdout else _say
-    task = PredictTask(_bundle(bundle_dir, say), target, qindex, runtime, precision, check_parity, map_task)
+    task = PredictTask(
+        _bundle(bundle_dir, say, with_border), target, qindex, runtime, precision, check_parity, map_task
+    )
     outcome = predict_source(blocks, task, ProgressLine(), say)
     _finish(as_json, outcome.to_json())
 

@@ -25,7 +25,7 @@ from benchmarks.block_statistics import NAMES, block_statistics
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from benchmarks.speed import RESULTS
 from bundle import sha256_of, write_atomically
-from data.dataset import BlockSet, load_pictures, load_split, open_dataset
+from data.dataset import BlockSet, joined, load_pictures, load_split, open_dataset
 from infer.machine import machine
 from partition import Partition, chain_rule
 from train.calibrate import calibration_pictures
@@ -51,18 +51,19 @@ class Splits:
     val: BlockSet
 
 
-def open_splits(dataset_dir: Path, border: int = 0) -> tuple[Splits, str]:
-    """The splits of a dataset, blocks with that border, and its hash.
+def open_splits(dataset_dir: Path, border: int = 0, more_train: tuple[Path, ...] = ()) -> tuple[Splits, str]:
+    """The splits of a dataset, blocks with that border, and its hash; train with further datasets' train pictures.
 
     Raises:
-        InputError: whatever is wrong with the dataset.
+        InputError: whatever is wrong with a dataset.
     """
     dataset = open_dataset(dataset_dir)
     pictures = dataset.of_split("train")
     aside = set(calibration_pictures([p.name for p in pictures], CALIBRATION_PICTURES))
     parts = (tuple(p for p in pictures if (p.name in aside) == chosen) for chosen in (False, True))
     train, calib = (load_pictures(dataset, part, "split 'train'", border) for part in parts)
-    return Splits(train, calib, load_split(dataset, "val", border)), dataset.sha256()
+    further = (load_split(open_dataset(folder), "train", border) for folder in more_train)
+    return Splits(joined([train, *further]), calib, load_split(dataset, "val", border)), dataset.sha256()
 
 
 def always_none(splits: Splits) -> tuple[Probabilities, Probabilities]:
@@ -192,17 +193,27 @@ def _cell(figure: dict[str, float], scale: float, digits: int, sign: str = "") -
 @click.option("--dataset-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--run", "runs", multiple=True, metavar="NAME=RUN", help="A run folder, under a name for its row.")
 @click.option("--peers", is_flag=True, help="Also the peers that need no run.")
+@click.option(
+    "--more-train",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Further train pictures for peers, in rows of their own.",
+)
 @click.option("--device", default="auto")
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS / f"accuracy_{datetime.now(UTC):%Y%m}.json")
-def main(dataset_dir: Path, runs: tuple[str, ...], peers: bool, device: str, output: Path) -> None:
+def main(
+    dataset_dir: Path, runs: tuple[str, ...], peers: bool, more_train: tuple[Path, ...], device: str, output: Path
+) -> None:
     """Judge peers and runs on the val split, and write a row for each."""
-    (splits, sha256), held = open_splits(dataset_dir), 0
+    (splits, sha256), held = open_splits(dataset_dir, more_train=more_train), 0
     about = {"dataset_sha256": sha256, "calib": list(splits.calib.pictures), "val": list(splits.val.pictures)}
     rows: dict[str, Any] = {}
     if output.exists():
         before = json.loads(output.read_text())
         rows = before["rows"] if before["dataset_sha256"] == sha256 else {}
     named, weights, borders = dict(PEERS) if peers else {}, {}, {}
+    if more_train:
+        named = {f"{name}, further pictures": peer for name, peer in named.items() if peer is not always_none}
     for text in runs:
         name, _, path = text.partition("=")
         named[name] = run_folder(Path(path or name), device)

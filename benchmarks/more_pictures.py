@@ -1,6 +1,6 @@
 """More train pictures with labels, from packages of Debian 12: other crops, scales and sources than the dataset has.
 
-    python -m benchmarks.more_pictures --dataset-dir DIR --output-dir more [--sets 8] [--jobs 2]
+    python -m benchmarks.more_pictures --dataset-dir DIR --output-dir more [--sets 4] [--jobs 2]
 
 Writes more/set0, more/set1, ..., each a dataset of its own (all train), encoded at qindex of its own; `train
 --more-train DIR` takes any number of them. A set that is finished is not made again, and an interrupted one goes on.
@@ -116,7 +116,7 @@ SOURCES = (
 @click.command()
 @click.option("--dataset-dir", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--output-dir", type=click.Path(path_type=Path), required=True)
-@click.option("--sets", type=click.IntRange(1, len(CQ)), default=len(CQ))
+@click.option("--sets", type=click.IntRange(1, len(CQ)), default=4, help="The shipped models had four.")
 @click.option("--jobs", type=click.IntRange(1), default=2)
 @click.option("--calibration", type=click.IntRange(0), default=36, help="As of the training.")
 def main(dataset_dir: Path, output_dir: Path, sets: int, jobs: int, calibration: int) -> None:
@@ -166,7 +166,11 @@ def _files(source: Source, folder: Path) -> Iterator[Path]:
     for path in sorted((unpacked / source.folder).rglob("*")):
         chosen = any(fnmatchcase(path.name, name) for name in source.names)
         # Normal, gloss and mask maps are no pictures; some textures lie in it twice.
-        if chosen and path.name not in seen and not re.search(r"_(nm|n|normal|gloss|g|alpha|mask)\.", path.name):
+        if (
+            chosen
+            and path.name not in seen
+            and not re.search(r"_(nm|n|normal|gloss|g|spec|alpha|mask)\b", path.stem, re.I)
+        ):
             seen.add(path.name)
             yield path
 

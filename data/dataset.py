@@ -333,6 +333,8 @@ def joined(parts: Sequence[BlockSet]) -> BlockSet:
     Raises:
         InputError: if their bit depths differ.
     """
+    if len(parts) == 1:
+        return parts[0]
     depths = {part.bit_depth for part in parts}
     if len(depths) > 1:
         raise InputError(f"datasets of bit depths {sorted(depths)} cannot be trained on together")

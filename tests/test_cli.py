@@ -14,7 +14,7 @@ import pytest
 import cli as program
 from bundle import sha256_of
 from partition import PARTITION_NAMES
-from tests.helpers import REPO, command, copy_of, rewrite, run_program
+from tests.helpers import REPO, command, copy_of, png, rewrite, run_program
 
 # Changing a name or a default here breaks somebody's script: change docs/DESIGN.md with it.
 OPTIONS = {
@@ -367,16 +367,25 @@ def test_predict_says_what_it_reads_uses_and_writes(cli, blocks, bundle_dir, run
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_shipped_bundle_stands_in_where_none_was_named_or_exported(
-    cli, blocks, bundle_dir, tmp_path, monkeypatch, there
+def test_the_shipped_bundles_stand_in_where_none_was_named_or_exported(
+    cli, blocks, bundle_dir, wide_bundle_dir, wide_blocks, tmp_path, monkeypatch, there
 ):
+    """The one that sees a border for frames, which supply it, and for blocks that were cut with one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(program, "SHIPPED_BUNDLE", bundle_dir)
+    monkeypatch.setattr(program, "SHIPPED_MODELS", tmp_path)
+    compact = tmp_path / "compact"
+    compact.symlink_to(bundle_dir)
+    context = tmp_path / "accurate-context"
+    context.symlink_to(wide_bundle_dir)
     if there:
         shutil.copytree(bundle_dir, tmp_path / "bundles" / "default")
-    ended = cli("predict", blocks, "--output", tmp_path / "out.npz")
-    assert ended.code == 0
-    assert (f"no bundles/default here: the shipped {bundle_dir}" in ended.out) is not there
+    np.save(tmp_path / "wide.npy", wide_blocks[0][:20])
+    luma = np.load(blocks)[:16].reshape(4, 4, 16, 16).transpose(0, 2, 1, 3).reshape(64, 64)
+    (tmp_path / "picture.png").write_bytes(png(luma))
+    for source, shipped in ((blocks, compact), ("wide.npy", context), ("picture.png", context)):
+        ended = cli("predict", source, "--output", tmp_path / "out.npz")
+        assert ended.code == (3 if there and source == "wide.npy" else 0)
+        assert (f"no bundles/default here: the shipped {shipped}\n" in ended.out) is not there
     assert cli("verify").code == 0
 
 

@@ -94,11 +94,23 @@ def test_pictures_set_aside_are_not_learnt_from_and_shares_are_shares(sample):
 
 
 @pytest.mark.usefixtures("few_pictures")
+def test_further_pictures_are_learnt_from_alone(tmp_path):
+    more = helpers.write_random_dataset(tmp_path, {"a": ("train", 64, 48), "b": ("val", 64, 64)}, qindex=(80, 128))
+    (plain, sha256), (found, same) = open_splits(helpers.SAMPLE), open_splits(helpers.SAMPLE, 0, (more,))
+    assert same == sha256 and found.train.pictures == (*plain.train.pictures, "a")
+    assert found.calib.pictures == plain.calib.pictures and found.val.pictures == plain.val.pictures
+    added = slice(len(plain.train), None)
+    expected = load_split(open_dataset(more), "train")
+    assert np.array_equal(found.train.label[added], expected.label)
+    assert np.array_equal(found.train.blocks[found.train.block[added]], expected.blocks[expected.block])
+
+
+@pytest.mark.usefixtures("few_pictures")
 def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, wide_run_dir, tiny_dataset, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     dataset = open_dataset(tiny_dataset)
 
-    def splits(_, border=0):
+    def splits(_, border=0, more_train=()):
         train, val = (load_split(dataset, split, border) for split in ("train", "val"))
         return accuracy.Splits(train, train, val), "hash"
 
@@ -117,3 +129,7 @@ def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, wide_run_dir,
     assert lines[2].startswith("| always NONE |  | ") and len({line.count("|") for line in lines}) == 1
     assert len(difference_table(result, "ours").splitlines()) == 3 + len(accuracy.PEERS)
     assert all(len(result["rows"]["ours"]["figures"][name]["draws"]) == 1000 for name in PAIRED)
+    more = ["--peers", "--more-train", str(tiny_dataset)]
+    assert CliRunner().invoke(accuracy.main, [*words, *more], catch_exceptions=False).exit_code == 0
+    added = list(json.loads((tmp_path / "accuracy.json").read_text())["rows"])[len(result["rows"]) :]
+    assert added == [f"{name}, further pictures" for name in list(accuracy.PEERS)[1:]]

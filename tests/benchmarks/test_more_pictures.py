@@ -102,7 +102,7 @@ def test_the_whole_job_encodes_each_set_once_and_leaves_out_what_it_must(package
     monkeypatch.setattr(more_pictures, "SOURCES", (PHOTOS, replace(PHOTOS, scales=(0.4,), first_set=4)))
     monkeypatch.setattr(more_pictures, "_encode", encode)
     monkeypatch.setattr(more_pictures, "_left_out", lambda *_: {("photos", "small")})
-    words = ["--dataset-dir", str(dataset), "--output-dir", str(packages.parent), "--calibration", "1"]
+    words = ["--dataset-dir", str(dataset), "--output-dir", str(packages.parent), "--calibration", "1", "--sets", "8"]
     said = CliRunner().invoke(more_pictures.main, words, catch_exceptions=False).output
     assert "left out: photos small.jpg" in said
     assert {e[3] for e in encoded} == {2} and all(e[1] for e in encoded), "a set without pictures is not made"

@@ -87,7 +87,9 @@ def test_an_interrupted_run_goes_on(tiny_dataset):
     second.restore(saved)
     list(second.epochs(lambda *_: None))
     resumed, expected = ([e["train_loss"] for e in loop.state.history] for loop in (second, whole))
-    np.testing.assert_allclose(resumed, expected, rtol=5e-3)
+    # Steps do not repeat to the bit here (that asks cuDNN for it, in train/distributed.py): 1.6 % was seen in the third
+    # epoch, and an epoch less learnt is 20 %.
+    np.testing.assert_allclose(resumed, expected, rtol=0.05)
 
 
 def test_a_graph_follows_the_learning_rate(tiny_dataset):
