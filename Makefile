@@ -41,14 +41,14 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	$(PY) cli.py evaluate bundles/default --overlay wesaturate_cvo9xd demo/overlay.png
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
-more-pictures: venv libaom ## labels of further pictures from Debian packages (an hour on 2 cores; DATASET=folder MORE=folder)
+more-pictures: venv libaom ## labels of further pictures from Debian packages (40 minutes on 2 cores; DATASET=folder MORE=folder)
 	$(PY) -m benchmarks.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE)
 
 # How the shipped models are trained: two learn from the dataset alone, then teach those that ship (models/README.md).
 MORE ?= build/more
 RECIPE := --dataset-dir $(or $(DATASET),../shared/dataset) --batch-size 8192 --augmentation contrast \
 	--trunk-lr 3e-3 --lr 3e-3 --average 0.999 --autocast bf16 --calibration-pictures 36
-FURTHER := $(foreach set,$(wildcard $(MORE)/set?),--more-train $(set))
+FURTHER := $(patsubst %/index.csv,--more-train %,$(wildcard $(MORE)/set[0-3]/index.csv))
 ACCURATE := --trunk accurate --epochs 6 --weight-decay 0.05
 FIRST := --teacher runs/first --teacher runs/first-context
 SHIP := $(PY) cli.py export --fold-bn --onnx-input uint8

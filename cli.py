@@ -30,7 +30,9 @@ TRUNK_NAMES = ("compact", "accurate", "resnet18")
 LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
 EXPERIMENT_NAMES = ("bn", "adapter-reduction", "adapters", "loss", "augmentation")
 DEFAULT_BUNDLE = Path("bundles/default")
-BUNDLE_HELP = f"Default: {DEFAULT_BUNDLE} if it is there, else models/compact, for frames models/accurate-context."
+BUNDLE_HELP = (
+    f"Default: {DEFAULT_BUNDLE} if it is there, else models/compact, for frames in fp32 models/accurate-context."
+)
 SHIPPED_MODELS = Path(__file__).resolve().parent / "models"
 _ENGINE_OPTIONS = (
     "engine_input",
@@ -396,7 +398,7 @@ def predict(
     from infer.source import BlockSource
 
     blocks: BlockSource
-    with_border = True
+    with_border = precision == "fp32"  # of the shipped one there is no other file
     if source.suffix.lower() in (".npy", ""):
         from infer.blocks import open_blocks
         from partition import NODE_SIZE
@@ -415,9 +417,8 @@ def predict(
     if to_stdout and as_json:
         raise UsageError("--output - and --json both want stdout", "name a file")
     say = partial(click.echo, err=True) if to_stdout else _say
-    task = PredictTask(
-        _bundle(bundle_dir, say, with_border), target, qindex, runtime, precision, check_parity, map_task
-    )
+    bundle_dir = _bundle(bundle_dir, say, with_border)
+    task = PredictTask(bundle_dir, target, qindex, runtime, precision, check_parity, map_task)
     outcome = predict_source(blocks, task, ProgressLine(), say)
     _finish(as_json, outcome.to_json())
 

@@ -25,7 +25,7 @@ from benchmarks.block_statistics import NAMES, block_statistics
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from benchmarks.speed import RESULTS
 from bundle import sha256_of, write_atomically
-from data.dataset import BlockSet, joined, load_pictures, load_split, open_dataset
+from data.dataset import BlockSet, check_splits, joined, load_pictures, load_split, open_dataset
 from infer.machine import machine
 from partition import Partition, chain_rule
 from train.calibrate import calibration_pictures
@@ -62,7 +62,9 @@ def open_splits(dataset_dir: Path, border: int = 0, more_train: tuple[Path, ...]
     aside = set(calibration_pictures([p.name for p in pictures], CALIBRATION_PICTURES))
     parts = (tuple(p for p in pictures if (p.name in aside) == chosen) for chosen in (False, True))
     train, calib = (load_pictures(dataset, part, "split 'train'", border) for part in parts)
-    further = (load_split(open_dataset(folder), "train", border) for folder in more_train)
+    folders = [open_dataset(folder) for folder in more_train]
+    check_splits(dataset, folders, aside)
+    further = (load_split(folder, "train", border) for folder in folders)
     return Splits(joined([train, *further]), calib, load_split(dataset, "val", border)), dataset.sha256()
 
 
@@ -205,6 +207,8 @@ def main(
     dataset_dir: Path, runs: tuple[str, ...], peers: bool, more_train: tuple[Path, ...], device: str, output: Path
 ) -> None:
     """Judge peers and runs on the val split, and write a row for each."""
+    if more_train and not peers:
+        raise click.UsageError("--more-train is for peers: runs are trained already")
     (splits, sha256), held = open_splits(dataset_dir, more_train=more_train), 0
     about = {"dataset_sha256": sha256, "calib": list(splits.calib.pictures), "val": list(splits.val.pictures)}
     rows: dict[str, Any] = {}
@@ -224,6 +228,8 @@ def main(
         if (border := borders.get(name, 0)) != held:
             splits, held = open_splits(dataset_dir, border)[0], border
         rows[name] = judge(named[name], splits) | {"weights_sha256": weights.get(name, "")}
+        if more_train and name not in weights:
+            rows[name]["more_train_sha256"] = [open_dataset(folder).sha256() for folder in more_train]
         result = about | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rows": rows}
         write_atomically(output, (json.dumps(result) + "\n").encode())
         click.echo(f"{name}: {rows[name]['seconds']} s")

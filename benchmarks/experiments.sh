@@ -3,7 +3,7 @@
 #
 #   benchmarks/experiments.sh DATASET OUT [SECONDS]
 #
-# From the environment: PYTHON, JOBS (10), DEVICE (cuda), EPOCHS (of the peers, 2).
+# From the environment: PYTHON, JOBS (10), DEVICE (cuda), EPOCHS (of the peers, 2), ONLY=peers (no experiments).
 #
 #   OUT/runs                 finished runs of `cli.py experiment all`
 #   OUT/resnet18-{none,film} the two peers, all train pictures but those set aside
@@ -23,6 +23,7 @@ cp -n "benchmarks/results/$accuracy" "$out/results/" 2>/dev/null
 left() { echo $((limit - SECONDS - $1 > 1 ? limit - SECONDS - $1 : 1)); }
 
 experiments() { # SECONDS [OPTION]...
+  [ "${ONLY:-}" = peers ] && return
   timeout -k 10 "$1" $python cli.py experiment all --dataset-dir "$dataset" --output-dir "$out/runs" \
     --results-dir "$out/results" --jobs "${JOBS:-10}" --device "${DEVICE:-cuda}" "${@:2}" >>"$out/experiments.txt" 2>&1
 }

@@ -386,6 +386,9 @@ def test_the_shipped_bundles_stand_in_where_none_was_named_or_exported(
         ended = cli("predict", source, "--output", tmp_path / "out.npz")
         assert ended.code == (3 if there and source == "wide.npy" else 0)
         assert (f"no bundles/default here: the shipped {shipped}\n" in ended.out) is not there
+    if not there:
+        ended = cli("predict", "picture.png", "--output", tmp_path / "out.npz", "--precision", "fp16")
+        assert f"the shipped {compact}\n" in ended.out, "the other one ships in float32 alone"
     assert cli("verify").code == 0
 
 

@@ -16,6 +16,7 @@ from bundle import write_atomically
 from data.dataset import check_splits, open_dataset
 from errors import ArtefactError, UsageError
 from train.batches import middle
+from train.calibrate import calibration_pictures
 from train.checkpoint import (
     MODEL_FILE,
     RESUME_FILE,
@@ -62,7 +63,8 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
         more_train = [open_dataset(path) for path in task.more_train]
         hashes = dataset.sha256(), [more.sha256() for more in more_train]
         if here.leads:
-            check_splits(dataset, more_train)
+            train_names = [p.name for p in dataset.of_split("train")]
+            check_splits(dataset, more_train, calibration_pictures(train_names, config.calibration_pictures))
         teachers = _teachers(task, config)
         border = config.model.border
         widest = max([border, *(t.model.config.border for t in teachers)])
@@ -193,6 +195,7 @@ class _Run:
         train, models = self.pairs.train, [t.model for t in self.teachers]
         if models:
             train.soft = taught(models, train, self.config.autocast == "bf16", progress)
+            self.teachers.clear()
         # Teachers may have seen more than the model does.
         train.blocks = middle(train.blocks, self.config.model.side).contiguous()
 
@@ -201,8 +204,11 @@ class _Run:
             return None
         saved = load_resume(self.task.output_dir)
         with suppress(KeyError, TypeError, AttributeError):
-            # Runs that were interrupted before there was a border had none.
+            # Runs that were interrupted before there was a border, or further datasets, had none.
             saved["identity"]["config"]["model"].setdefault("border", 0)
+            saved["identity"].setdefault("more_train_sha256", [])
+            if saved["identity"].pop("teacher_sha256", "none") is None:
+                saved["identity"]["teachers_sha256"] = []
         if saved["identity"] != self.identity:
             differing = [k for k, v in self.identity.items() if saved["identity"].get(k) != v]
             raise ArtefactError(

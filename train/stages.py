@@ -130,7 +130,7 @@ class StageNet(nn.Module):
         assert batch.soft is not None
         total = torch.zeros((), device=batch.soft.device)
         for head, z in logits.items():
-            has_say = self.get_buffer(f"target_{head}")[batch.label] >= 0
+            has_say = self._mixed(batch, partial(self._has_say, head))
             target = head_shares(batch.soft, self.get_buffer(f"members_{head}"))
             total = total + (soft_cross_entropy(z, target) * has_say).sum() / has_say.sum().clamp_min(1)
         return total if ten is None else total + soft_cross_entropy(ten, batch.soft).mean()
@@ -140,6 +140,9 @@ class StageNet(nn.Module):
         if batch.other is None:
             return loss(batch.label)
         return batch.share * loss(batch.label) + (1.0 - batch.share) * loss(batch.other)
+
+    def _has_say(self, head: str, label: Tensor) -> Tensor:
+        return (self.get_buffer(f"target_{head}")[label] >= 0).float()
 
     def _head_loss(self, head: str, logits: Tensor, label: Tensor) -> Tensor:
         target = self.get_buffer(f"target_{head}")[label]

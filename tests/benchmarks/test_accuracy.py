@@ -15,6 +15,7 @@ from benchmarks.accuracy import class_shares, difference_table, open_splits, tab
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from bundle import sha256_of
 from data.dataset import load_split, open_dataset
+from errors import InputError
 from partition import QINDEX_BANDS
 from tests import helpers
 from train.candidates import Keep, fit_keep, operating_point
@@ -103,6 +104,10 @@ def test_further_pictures_are_learnt_from_alone(tmp_path):
     expected = load_split(open_dataset(more), "train")
     assert np.array_equal(found.train.label[added], expected.label)
     assert np.array_equal(found.train.blocks[found.train.block[added]], expected.blocks[expected.block])
+    with pytest.raises(InputError, match="are the same picture"):
+        open_splits(helpers.SAMPLE, 0, (helpers.SAMPLE,))
+    words = ["--dataset-dir", str(helpers.SAMPLE), "--more-train", str(more), "--run", "a=b"]
+    assert CliRunner().invoke(accuracy.main, words).exit_code == 2
 
 
 @pytest.mark.usefixtures("few_pictures")
@@ -110,7 +115,10 @@ def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, wide_run_dir,
     pytest.importorskip("sklearn")
     dataset = open_dataset(tiny_dataset)
 
+    asked = []
+
     def splits(_, border=0, more_train=()):
+        asked.append(more_train)
         train, val = (load_split(dataset, split, border) for split in ("train", "val"))
         return accuracy.Splits(train, train, val), "hash"
 
@@ -132,4 +140,5 @@ def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, wide_run_dir,
     more = ["--peers", "--more-train", str(tiny_dataset)]
     assert CliRunner().invoke(accuracy.main, [*words, *more], catch_exceptions=False).exit_code == 0
     added = list(json.loads((tmp_path / "accuracy.json").read_text())["rows"])[len(result["rows"]) :]
+    assert asked[-1] == (tiny_dataset,) and not any(asked[:-1])
     assert added == [f"{name}, further pictures" for name in list(accuracy.PEERS)[1:]]

@@ -71,23 +71,40 @@ def test_pictures_too_small_when_scaled_are_left_out(packages, tmp_path):
         assert image.size == (448, 336)
 
 
-def test_files_of_the_sample_and_of_the_calibration_pictures_are_left_out(tmp_path):
-    root = write_random_dataset(tmp_path, {"only": ("train", 64, 64), "other": ("train", 64, 64)}, (80,))
-    rows = [
-        index_row(name, "train", 64, 64) | {"source": f"pack: {name}.jpg x0.67, noise sigma 1.5"}
-        for name in ("only", "other")
-    ]
-    write_index(root, rows)
-    left_out = more_pictures._left_out(root, 1)
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("krank: level-14.jpg x0.67, noise sigma 1.5", ("krank", "level-14.jpg")),
+        ("gimp-help-en: film-advanced.png x1.00", ("gimp-help-en", "film-advanced.png")),
+        (
+            "lomiri-wallpapers-16.04: Wine_by_Jakkub_Mede.jpg x0.25",
+            ("lomiri-wallpapers-16.04", "Wine_by_Jakkub_Mede.jpg"),
+        ),
+        ("level-14.jpg", ("", "level-14.jpg")),
+    ],
+)
+def test_a_source_names_a_package_and_a_file(source, expected):
+    assert more_pictures._file_of(source) == expected
+
+
+def test_pictures_of_val_test_and_calibration_are_left_out(tmp_path):
+    splits = {"one": "train", "two": "train", "three": "val", "four": "test"}
+    root = write_random_dataset(tmp_path, {name: (split, 64, 64) for name, split in splits.items()}, (80,))
+    write_index(root, [index_row(n, s, 64, 64) | {"source": f"pack: {n}.jpg x0.67"} for n, s in splits.items()])
+    ours = {file for package, file in more_pictures._left_out(root, 1) if package == "pack"}
+    assert {"three.jpg", "four.jpg"} < ours and len(ours) == 3
+    assert {f for p, f in more_pictures._left_out(root, 0) if p == "pack"} == {"three.jpg", "four.jpg"}
+
+
+def test_each_picture_of_the_sample_that_a_source_could_hold_is_named():
     with (REPO / "data/sample/index.csv").open(newline="") as file:
-        debian = [row for row in csv.DictReader(file) if row["source"].startswith("Debian package")]
-    assert len(debian) > 20
-    for row in debian:
-        package = row["source"].removeprefix("Debian package ")
-        assert (package, row["name"].split("_", 1)[1]) in left_out
-    ours = {pair for pair in left_out if pair[0] == "pack"}
-    assert len(ours) == 1 and ours < {("pack", "only.jpg"), ("pack", "other.jpg")}
-    assert more_pictures._left_out(root, 0) == left_out - ours
+        rows = [(r["source"].removeprefix("Debian package "), r["name"]) for r in csv.DictReader(file)]
+    packages = {source.package for source in more_pictures.SOURCES}
+    wanted = {(package, name.split("_", 1)[1]) for package, name in rows if package in packages}
+    named = [line.split(" ") for line in more_pictures.SAMPLE_FILES.split("\n")]
+    # The sample cuts the name of one short.
+    found = {(package, file.removesuffix(".jpg").removesuffix("@2x").split("_by_")[0]) for package, file in named}
+    assert found == wanted and len(named) == len(wanted) == 18
 
 
 def test_the_whole_job_encodes_each_set_once_and_leaves_out_what_it_must(packages, tmp_path, monkeypatch):
@@ -97,12 +114,14 @@ def test_the_whole_job_encodes_each_set_once_and_leaves_out_what_it_must(package
     def encode(pictures, target, qindex, jobs):
         encoded.append((target.name, [p.stem for p in pictures], qindex, jobs))
         target.mkdir()
-        (target / "index.csv").touch()
+        write_index(target, [index_row(p.stem, "train", 960, 544) for p in pictures])
 
     monkeypatch.setattr(more_pictures, "SOURCES", (PHOTOS, replace(PHOTOS, scales=(0.4,), first_set=4)))
     monkeypatch.setattr(more_pictures, "_encode", encode)
-    monkeypatch.setattr(more_pictures, "_left_out", lambda *_: {("photos", "small")})
-    words = ["--dataset-dir", str(dataset), "--output-dir", str(packages.parent), "--calibration", "1", "--sets", "8"]
+    write_index(dataset, [index_row(n, "val", 64, 64) | {"source": s} for n, s in (("a", "small.jpg"), ("b", ""))])
+    index = (dataset / "index.csv").read_text()
+    (dataset / "index.csv").write_text(index + "c,train,photos: other.jpg,64,64,8,\n")
+    words = ["--dataset-dir", str(dataset), "--output-dir", str(packages.parent), "--calibration", "0", "--sets", "8"]
     said = CliRunner().invoke(more_pictures.main, words, catch_exceptions=False).output
     assert "left out: photos small.jpg" in said
     assert {e[3] for e in encoded} == {2} and all(e[1] for e in encoded), "a set without pictures is not made"
@@ -116,6 +135,28 @@ def test_the_whole_job_encodes_each_set_once_and_leaves_out_what_it_must(package
     count = len(encoded)
     CliRunner().invoke(more_pictures.main, words, catch_exceptions=False)
     assert len(encoded) == count, "what is finished stays"
+    (packages / "photos" / "pictures" / "large.jpg").unlink()
+    (packages / "photos" / "pictures" / "again" / "large.jpg").rename(packages / "photos" / "pictures" / "new.jpg")
+    ended = CliRunner().invoke(more_pictures.main, words)
+    assert ended.exit_code == 2 and "holds other pictures" in ended.output and len(encoded) == count
+
+
+def test_a_package_half_unpacked_is_unpacked_again_and_a_failing_program_ends_it(tmp_path, monkeypatch):
+    def run(*command, cwd=None):
+        if command[0] == "apt-get":
+            (cwd / "photos_1_all.deb").touch()
+        else:
+            (command[3] / "pictures").mkdir(parents=True, exist_ok=True)
+            (command[3] / "pictures" / "a.jpg").touch()
+
+    monkeypatch.setattr(more_pictures, "_run", run)
+    (tmp_path / "photos.partial").mkdir()
+    assert [p.name for p in more_pictures._files(PHOTOS, tmp_path)] == ["a.jpg"]
+    assert (tmp_path / "photos").is_dir() and not (tmp_path / "photos.partial").exists()
+    monkeypatch.undo()
+    with pytest.raises(SystemExit) as ended:
+        more_pictures._run("false")
+    assert ended.value.code == 1
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path):

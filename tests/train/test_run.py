@@ -20,7 +20,7 @@ from errors import ArtefactError, InputError, OutputError, UsageError
 from tests.helpers import REPO, file_size_limit, index_row, write_index, write_random_dataset, write_tiny_dataset
 from train.batches import DeviceBlocks
 from train.calibrate import calibration_pictures
-from train.checkpoint import load_weights, model_bytes, open_run
+from train.checkpoint import load_resume, load_weights, model_bytes, open_run, save_resume
 from train.config import TrainConfig, TrainTask
 from train.freeze import batch_norms
 from train.loop import predict_logits
@@ -334,6 +334,29 @@ def test_a_run_on_further_pictures_says_so_and_is_not_resumed_without_them(tiny_
         run(tiny_dataset, tmp_path / "r", stages=(1,), task={"resume": True})
     info = run(tiny_dataset, tmp_path / "r", stages=(1,), task={"more_train": (more,), "resume": True})
     assert info["more_train_sha256"] == [open_dataset(more).sha256()]
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_further_pictures_may_be_trained_on_already_but_not_be_set_aside(tiny_dataset, tmp_path):
+    task = {"more_train": (tiny_dataset,)}
+    run(tiny_dataset, tmp_path / "r", stages=(1,), epochs=1, task=task)
+    with pytest.raises(InputError, match=r"\(set aside\) and .* are the same picture"):
+        run(tiny_dataset, tmp_path / "again", calibration_pictures=1, task=task)
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_run_that_an_earlier_version_left_goes_on(tiny_dataset, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_dataset, tmp_path / "r", progress=interrupt_at("epoch 2"), stages=(1,))
+    saved = load_resume(tmp_path / "r")
+    for name in ("more_train_sha256", "teachers_sha256"):
+        del saved["identity"][name]
+    saved["identity"]["teacher_sha256"] = None
+    save_resume(tmp_path / "r", saved)
+    run(tiny_dataset, tmp_path / "r", stages=(1,), task={"resume": True})
+    run(tiny_dataset, tmp_path / "whole", stages=(1,))
+    assert same(weights(tmp_path / "r"), weights(tmp_path / "whole"))
 
 
 def test_a_further_train_picture_that_val_has_is_refused(tiny_dataset, tmp_path):
