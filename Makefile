@@ -42,7 +42,7 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
 more-pictures: venv libaom ## labels of further pictures from Debian packages (40 minutes on 2 cores; DATASET=folder MORE=folder)
-	$(PY) -m benchmarks.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE)
+	$(PY) -m train.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE)
 
 # How the shipped models are trained: two learn from the dataset alone, then teach those that ship (models/README.md).
 MORE ?= build/more
@@ -53,7 +53,7 @@ ACCURATE := --trunk accurate --epochs 6 --weight-decay 0.05
 FIRST := --teacher runs/first --teacher runs/first-context
 SHIP := $(PY) cli.py export --fold-bn --onnx-input uint8
 
-models: venv ## retrain and export models/ (after more-pictures; NVIDIA GPU, about 20 minutes on an H200, 10 of exports; DATASET=, MORE=)
+models: venv ## retrain and export models/ (after more-pictures; NVIDIA GPU; DATASET=folder MORE=folder)
 	@test -n "$(FURTHER)" || { echo "no $(MORE)/set0: make more-pictures first, or say MORE=folder"; exit 2; }
 	$(PY) cli.py train $(RECIPE) $(ACCURATE) --passes 5 --output-dir runs/first
 	$(PY) cli.py train $(RECIPE) $(ACCURATE) --passes 5 --border 8 --output-dir runs/first-context
@@ -73,7 +73,7 @@ test: venv ## the test suite (under 10 minutes on 2 cores)
 test-all: venv ## the suite and everything marked slow
 	$(PY) -m pytest -q -m "slow or not slow"
 
-bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (DATASET=folder, OPTIONS of benchmarks.gpu_speed; about 12 minutes on an H200)
+bench-gpu: venv ## every speed of bundles/default on this machine's NVIDIA GPU (DATASET=folder, OPTIONS of benchmarks.gpu_speed)
 	$(PY) -m benchmarks.gpu_speed bundles/default $(if $(DATASET),--dataset $(DATASET)) $(OPTIONS)
 
 experiments: venv ## every comparison of docs/EXPERIMENTS.md on this machine's GPU (DATASET=folder; resumable)

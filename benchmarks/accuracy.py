@@ -25,7 +25,8 @@ from benchmarks.block_statistics import NAMES, block_statistics
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from benchmarks.speed import RESULTS
 from bundle import sha256_of, write_atomically
-from data.dataset import BlockSet, check_splits, joined, load_pictures, load_split, open_dataset
+from data.dataset import BlockSet, joined, load_pictures, load_split, open_dataset
+from data.split import check_splits
 from infer.machine import machine
 from partition import Partition, chain_rule
 from train.calibrate import calibration_pictures
@@ -63,7 +64,8 @@ def open_splits(dataset_dir: Path, border: int = 0, more_train: tuple[Path, ...]
     parts = (tuple(p for p in pictures if (p.name in aside) == chosen) for chosen in (False, True))
     train, calib = (load_pictures(dataset, part, "split 'train'", border) for part in parts)
     folders = [open_dataset(folder) for folder in more_train]
-    check_splits(dataset, folders, aside)
+    if folders:
+        check_splits(dataset, folders, aside)
     further = (load_split(folder, "train", border) for folder in folders)
     return Splits(joined([train, *further]), calib, load_split(dataset, "val", border)), dataset.sha256()
 

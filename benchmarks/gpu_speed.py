@@ -1,6 +1,6 @@
 """Speed of a bundle on an NVIDIA GPU: the fused runtime beside PyTorch, torch.compile and ONNX Runtime, one run.
 
-    python -m benchmarks.gpu_speed bundles/default --output OUT                   (about 10 minutes on an H200)
+    python -m benchmarks.gpu_speed bundles/default --output OUT                   (everything)
     python -m benchmarks.gpu_speed bundles/default --output OUT --groups fused    (one)
 
 Path "device": blocks and results stay on the GPU. Path "host": from pinned uint8 to pinned probabilities; blocks/s with

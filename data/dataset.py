@@ -10,7 +10,7 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -258,40 +258,6 @@ def _parse_row(row: dict[str, str | None], where: str) -> Picture:
     if width < 16 or height < 16 or bit_depth not in (8, 10, 12):
         raise InputError(f"{where}: {width}x{height} at {bit_depth} bit", "at least 16x16, 8, 10 or 12 bit")
     return Picture(text["name"], text["split"], text["source"], width, height, bit_depth, text["licence"])
-
-
-def check_splits(dataset: Dataset, more_train: Sequence[Dataset] = (), aside: Collection[str] = ()) -> None:
-    """Refuse a dataset in which one picture, by its samples, stands in two splits.
-
-    Args:
-        dataset: all of its splits.
-        more_train: further datasets, whose split train alone is used.
-        aside: names of train pictures of `dataset` that are not trained on; no further dataset may hold them either.
-
-    Raises:
-        InputError: naming both pictures.
-    """
-    seen: dict[bytes, Picture] = {}
-    for picture in dataset.pictures:
-        other = seen.setdefault(_hash(dataset, picture), picture)
-        if other.split != picture.split:
-            raise _same_picture(other, other.split, picture)
-    for more in more_train:
-        for picture in more.of_split("train"):
-            found = seen.get(_hash(more, picture))
-            if found is not None and (found.split != "train" or found.name in aside):
-                raise _same_picture(found, "set aside" if found.split == "train" else found.split, picture)
-
-
-def _hash(dataset: Dataset, picture: Picture) -> bytes:
-    return hashlib.sha256(dataset.luma(picture).tobytes()).digest()
-
-
-def _same_picture(one: Picture, place: str, other: Picture) -> InputError:
-    return InputError(
-        f"'{one.name}' ({place}) and '{other.name}' ({other.split}) are the same picture",
-        "a picture belongs to one split only, else validation sees what was trained on",
-    )
 
 
 def load_split(dataset: Dataset, split: str, border: int = 0) -> BlockSet:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from data.dataset import SPLITS
+from data.dataset import SPLITS, Dataset, Picture
 from errors import InputError
 
 _VAL_BELOW, _TEST_BELOW = 10, 20
@@ -75,3 +75,37 @@ def assign_splits(
     if given is not None:
         return {clip: given[clip] for clip in pictures}, pairs
     return {clip: split_by_name(group[clip]) for clip in pictures}, pairs
+
+
+def check_splits(dataset: Dataset, more_train: Sequence[Dataset] = (), aside: Collection[str] = ()) -> None:
+    """Refuse a dataset in which one picture, by its samples, stands in two splits.
+
+    Args:
+        dataset: all of its splits.
+        more_train: further datasets, whose split train alone is used.
+        aside: names of train pictures of `dataset` that are not trained on; no further dataset may hold them either.
+
+    Raises:
+        InputError: naming both pictures.
+    """
+    seen: dict[bytes, Picture] = {}
+    for picture in dataset.pictures:
+        other = seen.setdefault(_hash(dataset, picture), picture)
+        if other.split != picture.split:
+            raise _same_picture(other, other.split, picture)
+    for more in more_train:
+        for picture in more.of_split("train"):
+            found = seen.get(_hash(more, picture))
+            if found is not None and (found.split != "train" or found.name in aside):
+                raise _same_picture(found, "set aside" if found.split == "train" else found.split, picture)
+
+
+def _hash(dataset: Dataset, picture: Picture) -> bytes:
+    return hashlib.sha256(dataset.luma(picture).tobytes()).digest()
+
+
+def _same_picture(one: Picture, place: str, other: Picture) -> InputError:
+    return InputError(
+        f"'{one.name}' ({place}) and '{other.name}' ({other.split}) are the same picture",
+        "a picture belongs to one split only, else validation sees what was trained on",
+    )

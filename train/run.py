@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from bundle import write_atomically
-from data.dataset import check_splits, open_dataset
+from data.dataset import open_dataset
+from data.split import check_splits
 from errors import ArtefactError, UsageError
 from train.batches import middle
-from train.calibrate import calibration_pictures
 from train.checkpoint import (
     MODEL_FILE,
     RESUME_FILE,
@@ -62,14 +62,12 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
         dataset = open_dataset(task.dataset_dir)
         more_train = [open_dataset(path) for path in task.more_train]
         hashes = dataset.sha256(), [more.sha256() for more in more_train]
-        if here.leads:
-            train_names = [p.name for p in dataset.of_split("train")]
-            check_splits(dataset, more_train, calibration_pictures(train_names, config.calibration_pictures))
         teachers = _teachers(task, config)
         border = config.model.border
         widest = max([border, *(t.model.config.border for t in teachers)])
         pairs = load_pairs(dataset, config.calibration_pictures, here.device, border, widest, more_train)
         if here.leads:
+            check_splits(dataset, more_train, pairs.calib_pictures)
             announce(f"dataset {task.dataset_dir}: {pairs.describe()}")
             stages = ", ".join(map(str, config.stages))
             if start is not None:

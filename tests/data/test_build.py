@@ -18,10 +18,10 @@ from PIL import Image
 
 import data.encode
 from data.build import BuildConfig, build_dataset
-from data.dataset import check_splits, load_split, open_dataset
+from data.dataset import load_split, open_dataset
 from data.frames import Frame, FrameFormat
 from data.scan import ReadOptions
-from data.split import split_by_name
+from data.split import check_splits, split_by_name
 from data.store import Store
 from encoder.libaom import EncodeOptions, Libaom, cq_of_qindex
 from errors import InputError, MissingComponentError, OutputError, ToolkitError, UsageError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import SPLITS, check_splits, class_counts, load_split, open_dataset, write_blocks
+from data.dataset import SPLITS, class_counts, load_split, open_dataset, write_blocks
+from data.split import check_splits
 from errors import InputError
 from partition import partitions_from_map
 from tests.helpers import (

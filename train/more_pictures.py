@@ -1,15 +1,14 @@
 """More train pictures with labels, from packages of Debian 12: other crops, scales and sources than the dataset has.
 
-    python -m benchmarks.more_pictures --dataset-dir DIR --output-dir more [--sets 4] [--jobs 2]
+    python -m train.more_pictures --dataset-dir DIR --output-dir more [--sets 4] [--jobs 2]
 
 Writes more/set0, more/set1, ..., each a dataset of its own (all train), encoded at qindex of its own; `train
 --more-train DIR` takes any number of them. A set that is finished is not made again, and an interrupted one goes on.
 Needs apt, dpkg-deb and libaom (`make libaom`); a set takes some 10 minutes on two cores.
 
 Pictures are scaled down to 2/3 or less, so that JPEG traces do not steer the labels, cut into crops of at most 960x544,
-mirrored at random, and two fifths get Gaussian noise: as ../shared/dataset was made. Files of which the embedded sample
-has a picture, and those with a crop among the calibration pictures, are left out, and
-those of val and test.
+mirrored at random, and two fifths get Gaussian noise: as ../shared/dataset was made. Left out are files of which
+val, test, the calibration pictures or the embedded sample have a picture.
 """
 
 from __future__ import annotations
@@ -247,7 +246,7 @@ def _write(scaled: Image.Image, column: int, row: int, written: Path) -> None:
 def _encode(pictures: list[Path], target: Path, qindex: list[int], jobs: int) -> None:
     split = target.with_suffix(".csv")
     split.write_text("name,split\n" + "".join(f"{p.stem},train\n" for p in pictures))
-    command = [sys.executable, ROOT / "cli.py", "dataset", "build", *pictures, "--output-dir", target]
+    command: list[Path | str] = [sys.executable, ROOT / "cli.py", "dataset", "build", *pictures, "--output-dir", target]
     command += ["--qindex", ",".join(map(str, qindex)), "--split", split, "--jobs", str(jobs), "--licence", LICENCE]
     _run(*command)
 

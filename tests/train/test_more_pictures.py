@@ -1,4 +1,4 @@
-"""benchmarks/more_pictures.py: which pictures are cut, how, and which are kept out of training."""
+"""train/more_pictures.py: which pictures are cut, how, and which are kept out of training."""
 
 import csv
 from dataclasses import replace
@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import more_pictures
-from benchmarks.more_pictures import CROP, Source
 from errors import InputError
 from tests.helpers import REPO, index_row, random_luma, write_index, write_random_dataset
+from train import more_pictures
+from train.more_pictures import CROP, Source
 
 PHOTOS = Source("photos", "pictures", ("*.jpg",), (1 / 2, 1 / 4))
 
