@@ -41,18 +41,19 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	$(PY) cli.py evaluate bundles/default --overlay wesaturate_cvo9xd demo/overlay.png
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
-more-pictures: venv libaom ## labels of further pictures from Debian packages (40 minutes on 2 cores; DATASET=folder MORE=folder)
-	$(PY) -m train.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE) --sets 8
+more-pictures: venv libaom ## labels of further pictures from Debian packages (50 minutes on 2 cores; DATASET=folder MORE=folder)
+	$(PY) -m train.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE)
 
-# How the shipped models are trained: two learn from the dataset alone and teach two more, which teach the three that
-# ship (models/README.md). Some 35 minutes on an H200.
+# How the shipped models are trained: two learn from the dataset alone and teach two more, accurate-context among them,
+# which teach compact and accurate (models/README.md).
 MORE ?= build/more
 RECIPE := --dataset-dir $(or $(DATASET),../shared/dataset) --batch-size 8192 --augmentation contrast \
 	--trunk-lr 3e-3 --lr 3e-3 --average 0.999 --autocast bf16 --calibration-pictures 36
 sets = $(patsubst %/index.csv,--more-train %,$(wildcard $(MORE)/set[$(1)]/index.csv))
 ACCURATE := --trunk accurate --epochs 6 --weight-decay 0.05
 CONTEXT := $(ACCURATE) --border 8
-taught_by = --teacher runs/$(1) --teacher runs/$(1)-context
+FIRST := --teacher runs/first --teacher runs/first-context
+SECOND := --teacher runs/second --teacher runs/accurate-context
 SHIP := $(PY) cli.py export --fold-bn --onnx-input uint8
 TRAIN := $(PY) cli.py train $(RECIPE)
 
@@ -60,12 +61,10 @@ models: venv ## retrain and export models/ (after more-pictures; NVIDIA GPU; DAT
 	@test -n "$(call sets,7)" || { echo "no $(MORE)/set7: make more-pictures first, or say MORE=folder"; exit 2; }
 	$(TRAIN) $(ACCURATE) --passes 5 --output-dir runs/first
 	$(TRAIN) $(CONTEXT) --passes 5 --output-dir runs/first-context
-	$(TRAIN) $(ACCURATE) --passes 4 $(call sets,0-3) $(call taught_by,first) --output-dir runs/second
-	$(TRAIN) $(CONTEXT) --passes 4 $(call sets,0-3) $(call taught_by,first) --output-dir runs/second-context
-	$(TRAIN) --trunk compact --epochs 5 --passes 8 --weight-decay 0.02 $(call sets,0-7) $(call taught_by,second) \
-	  --output-dir runs/compact
-	$(TRAIN) $(ACCURATE) --passes 5 $(call sets,0-7) $(call taught_by,second) --output-dir runs/accurate
-	$(TRAIN) $(CONTEXT) --passes 4 $(call sets,0-7) $(call taught_by,second) --output-dir runs/accurate-context
+	$(TRAIN) $(ACCURATE) --passes 4 $(call sets,0-3) $(FIRST) --output-dir runs/second
+	$(TRAIN) $(CONTEXT) --passes 4 $(call sets,0-3) $(FIRST) --output-dir runs/accurate-context
+	$(TRAIN) --trunk compact --epochs 5 --passes 8 --weight-decay 0.02 $(call sets,0-7) $(SECOND) --output-dir runs/compact
+	$(TRAIN) $(ACCURATE) --passes 5 $(call sets,0-7) $(SECOND) --output-dir runs/accurate
 	$(SHIP) --run runs/compact --output-dir models/compact --precision fp32,fp16
 	$(SHIP) --run runs/accurate --output-dir models/accurate --precision fp32
 	$(SHIP) --run runs/accurate-context --output-dir models/accurate-context --precision fp32

@@ -340,7 +340,8 @@ def main() -> None:
             soak(bench)
         else:
             parser.error(f"group is one of {', '.join(GROUPS)}, not {group!r}")
-    draw_roofline(bench.result, bench.path.with_suffix(".png"))
+    if any("blocks_per_s" in row for row in bench.result["rows"]):
+        draw_roofline(bench.result, bench.path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

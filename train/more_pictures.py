@@ -1,10 +1,10 @@
 """More train pictures with labels, from packages of Debian 12: other crops, scales and sources than the dataset has.
 
-    python -m train.more_pictures --dataset-dir DIR --output-dir more [--sets 4] [--jobs 2]
+    python -m train.more_pictures --dataset-dir DIR --output-dir more [--sets 8] [--jobs 2]
 
 Writes more/set0, more/set1, ..., each a dataset of its own (all train), encoded at qindex of its own; `train
 --more-train DIR` takes any number of them. A set that is finished is not made again, and an interrupted one goes on.
-Needs apt, dpkg-deb and libaom (`make libaom`); a set takes some 10 minutes on two cores.
+Needs apt, dpkg-deb and libaom (`make libaom`); all eight take some 50 minutes on two cores.
 
 Pictures are scaled down to 2/3 or less, so that JPEG traces do not steer the labels, cut into crops of at most 960x544,
 mirrored at random, and two fifths get Gaussian noise: as ../shared/dataset was made. Left out are files of which
@@ -135,7 +135,7 @@ SOURCES = (
 @click.command()
 @click.option("--dataset-dir", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--output-dir", type=click.Path(path_type=Path), required=True)
-@click.option("--sets", type=click.IntRange(1, len(CQ)), default=4, help="The shipped models had four.")
+@click.option("--sets", type=click.IntRange(1, len(CQ)), default=len(CQ), help="accurate-context had the first four.")
 @click.option("--jobs", type=click.IntRange(1), default=2)
 @click.option("--calibration", type=click.IntRange(0), default=36, help="As of the training.")
 def main(dataset_dir: Path, output_dir: Path, sets: int, jobs: int, calibration: int) -> None:
