@@ -2,9 +2,10 @@
 
     python -m benchmarks.accuracy --dataset-dir ../shared/dataset --peers --run compact=runs/compact
 
-Always NONE; class shares by qindex; gradient-boosted trees on block statistics and qindex; and run folders. Thresholds
-and the decision rule of each are fitted on the 36 train pictures that calibration sets aside, everything is measured
-on val, covered counted as NONE, with intervals over its pictures. Rows that the result file has already are kept.
+Always NONE; class shares by qindex; gradient-boosted trees on block statistics and qindex; and run folders, if asked
+for as though they were not told qindex. Thresholds and the decision rule of each are fitted on the 36 train pictures
+that calibration sets aside, everything is measured on val, covered counted as NONE, with intervals over its pictures.
+Rows that the result file has already are kept.
 """
 
 from __future__ import annotations
@@ -130,6 +131,29 @@ def run_folder(path: Path, device: str) -> Callable[[Splits], tuple[Probabilitie
     return says
 
 
+def averaged(
+    says: Callable[[Splits], tuple[Probabilities, Probabilities]],
+) -> Callable[[Splits], tuple[Probabilities, Probabilities]]:
+    """The same answers, averaged over the qindex of each block: as much as a model could know that is not told it."""
+
+    def answer(splits: Splits) -> tuple[Probabilities, Probabilities]:
+        calib, val = says(splits)
+        return mean_by_block(calib, splits.calib.block), mean_by_block(val, splits.val.block)
+
+    return answer
+
+
+def mean_by_block(probability: Probabilities, block: NDArray[np.integer]) -> Probabilities:
+    """Of each pair the mean over all pairs of its block, float64 [M, K].
+
+    Args:
+        probability: float [M, K], M at least 1.
+        block: which block each pair is of, integer [M], 0 or more.
+    """
+    sums = np.stack([np.bincount(block, column) for column in probability.T], 1)
+    return (sums / np.maximum(np.bincount(block), 1)[:, None])[block]
+
+
 def judge(says: Callable[[Splits], tuple[Probabilities, Probabilities]], splits: Splits) -> dict[str, Any]:
     """One row: figures with intervals, thresholds and rule, and how long it took to learn and answer, in seconds."""
     start = time.perf_counter()
@@ -196,6 +220,12 @@ def _cell(figure: dict[str, float], scale: float, digits: int, sign: str = "") -
 @click.command()
 @click.option("--dataset-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--run", "runs", multiple=True, metavar="NAME=RUN", help="A run folder, under a name for its row.")
+@click.option(
+    "--untold",
+    multiple=True,
+    metavar="NAME=RUN",
+    help="A run folder whose answers are averaged over each block's qindex: what a model not told it could say.",
+)
 @click.option("--peers", is_flag=True, help="Also the peers that need no run.")
 @click.option(
     "--more-train",
@@ -206,7 +236,13 @@ def _cell(figure: dict[str, float], scale: float, digits: int, sign: str = "") -
 @click.option("--device", default="auto")
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS / f"accuracy_{datetime.now(UTC):%Y%m}.json")
 def main(
-    dataset_dir: Path, runs: tuple[str, ...], peers: bool, more_train: tuple[Path, ...], device: str, output: Path
+    dataset_dir: Path,
+    runs: tuple[str, ...],
+    untold: tuple[str, ...],
+    peers: bool,
+    more_train: tuple[Path, ...],
+    device: str,
+    output: Path,
 ) -> None:
     """Judge peers and runs on the val split, and write a row for each."""
     if more_train and not peers:
@@ -220,9 +256,10 @@ def main(
     named, weights, borders = dict(PEERS) if peers else {}, {}, {}
     if more_train:
         named = {f"{name}, further pictures": peer for name, peer in named.items() if peer is not always_none}
-    for text in runs:
+    for text in (*runs, *untold):
         name, _, path = text.partition("=")
-        named[name] = run_folder(Path(path or name), device)
+        says = run_folder(Path(path or name), device)
+        named[name] = averaged(says) if text in untold else says
         weights[name] = sha256_of(Path(path or name) / MODEL_FILE)
         borders[name] = checkpoint_model(Path(path or name)).border
     # By border, so that pairs are read twice at most.

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import accuracy
-from benchmarks.accuracy import class_shares, difference_table, open_splits, table
+from benchmarks.accuracy import class_shares, difference_table, mean_by_block, open_splits, table
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from bundle import sha256_of
 from data.dataset import load_split, open_dataset
@@ -84,6 +84,17 @@ def few_pictures(monkeypatch):
     monkeypatch.setattr(accuracy, "TREE_ROUNDS", 2)
 
 
+def test_answers_of_a_block_are_averaged_over_its_qindex(answers):
+    block = np.random.default_rng(2).integers(5, 900, len(answers.label))
+    found = mean_by_block(answers.probability, block)
+    for one in np.unique(block):
+        rows = block == one
+        expected = np.broadcast_to(answers.probability[rows].mean(0), (rows.sum(), 10))
+        np.testing.assert_allclose(found[rows], expected, atol=1e-12)
+    same = np.arange(len(block))
+    np.testing.assert_allclose(mean_by_block(answers.probability, same), answers.probability, atol=1e-12)
+
+
 @pytest.mark.usefixtures("few_pictures")
 def test_pictures_set_aside_are_not_learnt_from_and_shares_are_shares(sample):
     splits, _ = open_splits(helpers.SAMPLE)
@@ -126,16 +137,18 @@ def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, wide_run_dir,
     words = ["--dataset-dir", str(tiny_dataset), "--output", str(tmp_path / "accuracy.json")]
     ended = CliRunner().invoke(accuracy.main, [*words, "--peers"], catch_exceptions=False)
     assert ended.exit_code == 0
-    runs = ["--run", f"ours={run_dir}", "--run", f"wide={wide_run_dir}"]
+    runs = ["--run", f"ours={run_dir}", "--run", f"wide={wide_run_dir}", "--untold", f"ours, not told={run_dir}"]
     ended = CliRunner().invoke(accuracy.main, [*words, *runs, "--device", "cpu"], catch_exceptions=False)
     assert ended.exit_code == 0
     result = json.loads((tmp_path / "accuracy.json").read_text())
-    assert list(result["rows"]) == [*accuracy.PEERS, "ours", "wide"]
+    assert list(result["rows"]) == [*accuracy.PEERS, "ours", "ours, not told", "wide"]
+    told, untold = (result["rows"][name]["figures"]["log_loss"]["value"] for name in ("ours", "ours, not told"))
+    assert told != untold
     assert result["dataset_sha256"] == "hash"
     assert result["rows"]["ours"]["weights_sha256"] == sha256_of(run_dir / "model.safetensors")
     lines = table(result).splitlines()
     assert lines[2].startswith("| always NONE |  | ") and len({line.count("|") for line in lines}) == 1
-    assert len(difference_table(result, "ours").splitlines()) == 3 + len(accuracy.PEERS)
+    assert len(difference_table(result, "ours").splitlines()) == 4 + len(accuracy.PEERS)
     assert all(len(result["rows"]["ours"]["figures"][name]["draws"]) == 1000 for name in PAIRED)
     more = ["--peers", "--more-train", str(tiny_dataset)]
     assert CliRunner().invoke(accuracy.main, [*words, *more], catch_exceptions=False).exit_code == 0
