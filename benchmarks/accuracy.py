@@ -256,10 +256,10 @@ def main(
     named, weights, borders = dict(PEERS) if peers else {}, {}, {}
     if more_train:
         named = {f"{name}, further pictures": peer for name, peer in named.items() if peer is not always_none}
-    for text in (*runs, *untold):
+    for text, is_told in (*((text, True) for text in runs), *((text, False) for text in untold)):
         name, _, path = text.partition("=")
         says = run_folder(Path(path or name), device)
-        named[name] = averaged(says) if text in untold else says
+        named[name] = says if is_told else averaged(says)
         weights[name] = sha256_of(Path(path or name) / MODEL_FILE)
         borders[name] = checkpoint_model(Path(path or name)).border
     # By border, so that pairs are read twice at most.
