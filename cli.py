@@ -26,7 +26,7 @@ RUNTIME_NAMES = (
     "tensorrt",
     "tensorrt-rtx",
 )
-TRUNK_NAMES = ("compact", "accurate", "resnet18")
+TRUNK_NAMES = ("tiny", "compact", "accurate", "resnet18")
 LOSS_NAMES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")
 EXPERIMENT_NAMES = ("bn", "adapter-reduction", "adapters", "loss", "augmentation")
 DEFAULT_BUNDLE = Path("bundles/default")
@@ -93,9 +93,7 @@ def main(debug: bool) -> None:
 @main.command()
 @click.option("--dataset-dir", type=folder, default=Path("data/sample"), help="Dataset folder.")
 @click.option("--output-dir", type=folder, default=Path("runs/default"), help="Run folder to write.")
-@click.option(
-    "--trunk", type=click.Choice(["compact", "accurate", "resnet18"]), help="Default: compact, or the checkpoint's."
-)
+@click.option("--trunk", type=click.Choice(TRUNK_NAMES), help="Default: compact, or the checkpoint's.")
 @click.option(
     "--border",
     type=click.Choice(["0", "8"]),

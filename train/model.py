@@ -26,7 +26,7 @@ class ModelConfig:
     """What decides the shape of a model; stored in run.json and in the manifest.
 
     Attributes:
-        trunk: "compact", "accurate" or "resnet18".
+        trunk: "tiny", "compact", "accurate" or "resnet18".
         qindex_input: "film", or "none" to leave qindex out as the seed did.
         adapter_reduction: how much narrower the adapters are than what they adapt.
         adapters: "series"; "parallel" to the trunk's tail; "lora", low-rank linear ones in series; or "none" for the

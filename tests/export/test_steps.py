@@ -56,16 +56,20 @@ def randomised(trunk: str, blocks, qindex, border: int = 0):
     return with_sharpness(model, np.random.default_rng(0).uniform(0.7, 1.4, (256, 14)).astype(np.float32))
 
 
-@pytest.mark.parametrize(("trunk", "lower"), [("compact", "auto"), ("accurate", "auto"), ("resnet18", "gemm")])
+@pytest.mark.parametrize(
+    ("trunk", "lower"),
+    [("tiny", "auto"), ("tiny", "gemm"), ("compact", "auto"), ("accurate", "auto"), ("resnet18", "gemm")],
+)
 def test_every_step_is_exact_on_real_pairs(real_blocks, trunk, lower):
     blocks, qindex, _ = real_blocks
     model = randomised(trunk, blocks, qindex)
-    count = 2048 if trunk == "compact" else 512
+    count = 2048 if trunk in ("tiny", "compact") else 512
     check(model, lower, blocks[:count], qindex[:count])
 
 
 @pytest.mark.parametrize(
-    ("trunk", "lower"), [("compact", "auto"), ("compact", "gemm"), ("accurate", "auto"), ("resnet18", "gemm")]
+    ("trunk", "lower"),
+    [("tiny", "auto"), ("compact", "auto"), ("compact", "gemm"), ("accurate", "auto"), ("resnet18", "gemm")],
 )
 def test_every_step_is_exact_with_a_border(wide_blocks, trunk, lower):
     blocks, qindex, _ = wide_blocks
@@ -110,7 +114,7 @@ def test_another_mean_than_the_blocks_would_be_seen(trained_like, wide_blocks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trunk", ["compact", "accurate", "resnet18"])
+@pytest.mark.parametrize("trunk", ["tiny", "compact", "accurate", "resnet18"])
 @pytest.mark.parametrize("weights", ["randomised", "trained"])
 def test_every_step_is_exact_on_every_labelled_pair_of_the_sample(real_blocks, tiny_dataset, tmp_path, trunk, weights):
     if weights == "trained":

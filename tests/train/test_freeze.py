@@ -11,7 +11,7 @@ from train.freeze import FrozenBatchNorm2d, batch_norms, freeze, same_state, tru
 from train.model import ModelConfig
 from train.stages import StageNet
 
-TRUNKS = ("compact", "accurate", "resnet18")
+TRUNKS = ("tiny", "compact", "accurate", "resnet18")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -198,7 +198,8 @@ def test_every_trunk_batch_norm_is_frozen_and_none_of_the_adapters(trunk, traine
     net = make_net(trained_like(trunk=trunk), 2, batch)
     norms = batch_norms(net.model)
     assert all(isinstance(m, FrozenBatchNorm2d) == name.startswith("trunk.") for name, m in norms.items())
-    assert sum(name.startswith("trunk.") for name in norms) == {"compact": 13, "accurate": 22, "resnet18": 20}[trunk]
+    expected = {"tiny": 9, "compact": 13, "accurate": 22, "resnet18": 20}
+    assert sum(name.startswith("trunk.") for name in norms) == expected[trunk]
 
 
 def test_same_state_sees_one_bit(trained_like):

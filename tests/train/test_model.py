@@ -10,7 +10,7 @@ import partition
 from train.freeze import batch_norms, freeze, parameter_count
 from train.model import ADAPTERS, ModelConfig, PartitionModel, chain_rule, luma_channels
 
-TRUNKS = ("compact", "accurate", "resnet18")
+TRUNKS = ("tiny", "compact", "accurate", "resnet18")
 
 
 def make(**config):
@@ -262,7 +262,7 @@ def test_the_border_is_seen_and_the_middle_too(trunk, trained_like, bordered):
             assert ((model(changed, qindex) - logits).abs().amax(1) > 1e-3).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("trunk", ["compact", "accurate"])
+@pytest.mark.parametrize("trunk", ["tiny", "compact", "accurate"])
 def test_with_a_border_too_brightness_says_nothing(trunk, trained_like, bordered):
     """The mean that is subtracted is the block's: a border that is brighter than its block stays so."""
     model, qindex = trained_like(trunk=trunk, border=8).double(), bordered[1]

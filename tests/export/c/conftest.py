@@ -22,7 +22,7 @@ from train.model import ModelConfig, PartitionModel
 KEEP = {"0.99": 0.003, "0.98": 0.01, "0.95": 0.05}
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffp-contract=fast")
 INSTRUCTIONS = ("base", "avx2", "avx512", "avx512vnni")
-TRUNKS = ("compact", pytest.param("resnet18", marks=pytest.mark.slow))
+TRUNKS = ("tiny", "compact", pytest.param("resnet18", marks=pytest.mark.slow))
 
 
 def compile_c(target: Path, *words: str | Path, compiler: str = "cc") -> Path:
