@@ -45,7 +45,7 @@ more-pictures: venv libaom ## labels of further pictures from Debian packages (5
 	$(PY) -m train.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE)
 
 # How the shipped models are trained: two learn from the dataset alone and teach two more, accurate-context among them,
-# which teach compact and accurate (models/README.md).
+# which teach compact and accurate, and accurate and accurate-context teach tiny (models/README.md).
 MORE ?= build/more
 RECIPE := --dataset-dir $(or $(DATASET),../shared/dataset) --batch-size 8192 --augmentation contrast \
 	--trunk-lr 3e-3 --lr 3e-3 --average 0.999 --autocast bf16 --calibration-pictures 36
@@ -54,6 +54,7 @@ ACCURATE := --trunk accurate --epochs 6 --weight-decay 0.05
 CONTEXT := $(ACCURATE) --border 8
 FIRST := --teacher runs/first --teacher runs/first-context
 SECOND := --teacher runs/second --teacher runs/accurate-context
+THIRD := --teacher runs/accurate --teacher runs/accurate-context --distillation 0.9
 SHIP := $(PY) cli.py export --fold-bn --onnx-input uint8
 TRAIN := $(PY) cli.py train $(RECIPE)
 
@@ -65,10 +66,12 @@ models: venv ## retrain and export models/ (after more-pictures; NVIDIA GPU; DAT
 	$(TRAIN) $(CONTEXT) --passes 4 $(call sets,0-3) $(FIRST) --output-dir runs/accurate-context
 	$(TRAIN) --trunk compact --epochs 5 --passes 8 --weight-decay 0.02 $(call sets,0-7) $(SECOND) --output-dir runs/compact
 	$(TRAIN) $(ACCURATE) --passes 5 $(call sets,0-7) $(SECOND) --output-dir runs/accurate
+	$(TRAIN) --trunk tiny --epochs 5 --passes 16 --weight-decay 0.02 $(THIRD) --output-dir runs/tiny
+	$(SHIP) --run runs/tiny --output-dir models/tiny --precision fp32,fp16
 	$(SHIP) --run runs/compact --output-dir models/compact --precision fp32,fp16
 	$(SHIP) --run runs/accurate --output-dir models/accurate --precision fp32
 	$(SHIP) --run runs/accurate-context --output-dir models/accurate-context --precision fp32
-	for name in compact accurate accurate-context; do cp runs/$$name/run.json models/$$name/; done
+	for name in tiny compact accurate accurate-context; do cp runs/$$name/run.json models/$$name/; done
 	$(PY) -m benchmarks.model_card
 
 test: venv ## the test suite (under 10 minutes on 2 cores)

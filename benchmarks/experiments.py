@@ -15,7 +15,7 @@ from benchmarks.speed import RESULTS
 from train.experiments.summary import table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "EXPERIMENTS.md"
-SHIPPED = ("compact", "accurate", "accurate-context")
+SHIPPED = ("tiny", "compact", "accurate", "accurate-context")
 _PART = re.compile(r"<!-- (\S+\.json) -->\n.*?<!-- end -->\n", re.DOTALL)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 CARD = MODELS / "README.md"
-NAMES = ("compact", "accurate", "accurate-context")
+NAMES = ("tiny", "compact", "accurate", "accurate-context")
 START, END = "<!-- benchmarks/model_card.py -->\n", "<!-- end -->\n"
 
 

@@ -237,11 +237,12 @@ def test_predict_streams_through_the_gpu(bundle_dir, real_blocks, tmp_path):
         np.testing.assert_allclose(a["probability"], b["probability"], atol=0.02)
 
 
-def test_verify_proves_the_fused_runtime():
-    """Of the shipped model: of the 512 blocks of a tiny bundle one flip would be too many."""
+@pytest.mark.parametrize("name", ["tiny", "compact"])
+def test_verify_proves_the_fused_runtime(name):
+    """Of the shipped models: of the 512 blocks of a small bundle one flip would be too many."""
     from infer.verify import verify_bundle
 
-    result = verify_bundle(Path(__file__).parent.parent / "models" / "compact", lambda _: None)
+    result = verify_bundle(Path(__file__).parent.parent / "models" / name, lambda _: None)
     result.raise_failures()
     [check] = [c for c in result.checks if c.runtime == "fused"]
     assert check.file == "model.safetensors" and check.found is not None and check.found.report.count > 4000
@@ -295,7 +296,7 @@ def test_a_cuda_error_on_the_way_saves_what_was_finished(bundle_dir, real_blocks
         np.testing.assert_array_equal(saved["partition"][:1024], saved["partition"][-1024:])
 
 
-@pytest.mark.parametrize("name", ["compact", "accurate-context"])
+@pytest.mark.parametrize("name", ["tiny", "compact", "accurate-context"])
 def test_every_runtime_on_the_gpu_agrees_with_the_reference_on_a_shipped_model(
     name, real_blocks, wide_blocks, tmp_path
 ):

@@ -14,9 +14,9 @@ from train.checkpoint import open_run
 from train.decision import recorded_decision
 
 MODELS = REPO / "models"
-LARGEST = {"compact": 12e6, "accurate": 60e6, "accurate-context": 60e6}
+LARGEST = {"tiny": 2.5e6, "compact": 12e6, "accurate": 60e6, "accurate-context": 60e6}
 """FLOP a block, once compiled."""
-PRECISIONS = {"compact": ["fp16", "fp32"], "accurate": ["fp32"], "accurate-context": ["fp32"]}
+PRECISIONS = {"tiny": ["fp16", "fp32"], "compact": ["fp16", "fp32"], "accurate": ["fp32"], "accurate-context": ["fp32"]}
 MEGABYTES = 40
 
 

@@ -30,7 +30,7 @@ def trained(source: str):
     return build_model_program(model), reference_set(model)
 
 
-@pytest.mark.parametrize("source", ["models/compact", "runs/default", "runs/resnet18"])
+@pytest.mark.parametrize("source", ["models/tiny", "models/compact", "runs/default", "runs/resnet18"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_pair_of_the_sample(open_model, source, precision):
     program, pairs = trained(source)
