@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import accuracy
+from benchmarks.model_card import NAMES
 from benchmarks.speed import RESULTS
 from train.experiments.summary import table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "EXPERIMENTS.md"
-SHIPPED = ("tiny", "compact", "accurate", "accurate-context")
 _PART = re.compile(r"<!-- (\S+\.json) -->\n.*?<!-- end -->\n", re.DOTALL)
 
 
@@ -43,7 +43,7 @@ def accuracy_part(result: dict[str, Any], name: str) -> str:
         result: as benchmarks.accuracy writes it.
         name: of the result file.
     """
-    ours = [row for row in result["rows"] if row in SHIPPED]
+    ours = [row for row in result["rows"] if row in NAMES]
     tables = [accuracy.table(result), *(accuracy.difference_table(result, row) for row in ours)]
     where = (
         f"{len(result['val'])} val pictures, thresholds and rules from {len(result['calib'])} train pictures set aside"

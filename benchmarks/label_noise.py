@@ -6,7 +6,7 @@ Each val picture of the dataset is encoded as monochrome at each of its qindex, 
 one brighter or darker, others each time. What a predictor of partitions is given is the same but for that. So the
 spread of a block's labels is chance to it, and no predictor's mean log loss is below the labels' mean entropy. That of
 what a few encodes show is too low, so it is a bound from below; one from above is the loss of a guess at each encode
-that knows what the others said. Writes results/label_noise_<hardware>_<yyyymm>.json (some 10 minutes on two cores).
+that knows what the others said. Writes results/label_noise_<hardware>_<yyyymm>.json (12 minutes on two cores).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from data.dataset import open_dataset
 from data.encode import encode_frame, local_workers
 from data.frames import Frame, FrameFormat
 from encoder.libaom import EncodeOptions, ensure_libaom
-from errors import ToolkitError
+from errors import InputError, ToolkitError
 from infer.machine import cpu_name, machine
 from infer.session import SessionOptions, open_session
 from partition import NODE_SIZE, PARTITION_NAMES, candidate_sets, chain_rule, partitions_from_map
@@ -144,14 +144,14 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     if args.encodes < 2:
         parser.error("--encodes is 2 at least: one has no other to differ from")
-    try:
-        ensure_libaom(print)
-        result = measure(args.dataset_dir, args.bundle, args.encodes, args.jobs)
-    except ToolkitError as error:
-        parser.exit(error.exit_code, f"error: {error.message}\n")
+    result = measure(args.dataset_dir, args.bundle, args.encodes, args.jobs)
     path = args.output or RESULTS / result_name(cpu_name(), result["date"], "label_noise")
     write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
     print(f"wrote {path}")
+
+
+Part = tuple[str, int, NDArray[np.uint8], NDArray[np.floating], float]
+"""Picture, qindex, labels [E, B], the model's probabilities [B, 10], and how far they moved with the noise, 0-1."""
 
 
 def measure(dataset_dir: Path, bundle_dir: Path, encodes: int, jobs: int) -> dict[str, Any]:
@@ -161,10 +161,16 @@ def measure(dataset_dir: Path, bundle_dir: Path, encodes: int, jobs: int) -> dic
         ToolkitError: whatever is wrong with the dataset or the bundle, or if libaom fails.
     """
     dataset, bundle = open_dataset(dataset_dir), open_bundle(bundle_dir)
+    pictures = dataset.of_split("val")
+    if bundle.manifest.border:
+        raise InputError(f"{bundle_dir} is of a model with a border", "name one that sees 16x16 blocks alone")
+    if any(picture.bit_depth != 8 for picture in pictures):
+        raise InputError(f"{dataset_dir} has val pictures of more than 8 bit", "the noise is made for 8 bit")
+    ensure_libaom(print)
     session = open_session(bundle, "onnxruntime-cpu", SessionOptions(8))
     parts = []
     with local_workers(jobs) as (pool, _):
-        for picture in dataset.of_split("val"):
+        for picture in pictures:
             luma = dataset.luma(picture).astype(np.uint8)
             values = dataset.labels(picture)[0]
             for q, labels in zip(values, encoded(luma, values, encodes, pool), strict=True):
@@ -190,10 +196,6 @@ def measure(dataset_dir: Path, bundle_dir: Path, encodes: int, jobs: int) -> dic
     }
 
 
-Part = tuple[str, int, NDArray[np.uint8], NDArray[np.floating], float]
-"""Picture, qindex, labels [E, B], the model's probabilities [B, 10], and how far they moved with the noise, 0-1."""
-
-
 def _joined(parts: list[Part]) -> dict[str, Any]:
     found = figures(np.concatenate([p[2] for p in parts], 1), np.concatenate([p[3] for p in parts]))
     return found | {"model_moved": float(np.average([p[4] for p in parts], weights=[len(p[3]) for p in parts]))}
@@ -208,4 +210,7 @@ def _line(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ToolkitError as error:
+        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from None

@@ -583,3 +583,10 @@ def test_progress_on_a_terminal_is_one_line(capsys, monkeypatch):
     text = capsys.readouterr().err
     assert "\n" not in text and f"[{'#' * 15}{' ' * 15}] 50 %" in text
     assert text.endswith("\r\033[K"), "nothing is left of it at the end"
+
+
+def test_every_trunk_can_be_asked_for():
+    """The names stand in cli.py too, since its help does without torch."""
+    from train.trunks import TRUNKS
+
+    assert tuple(TRUNKS) == program.TRUNK_NAMES

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import benchmarks.label_noise as noise
+from errors import InputError
 from tests.encodes import needs_libaom
 from tests.helpers import REPO
 
@@ -77,10 +78,17 @@ def test_a_measurement(tiny_dataset, tmp_path, capsys):
     assert "two encodes agree" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--encodes", "1"], []])
-def test_bad_words(words, tmp_path, capsys):
-    given = ["--dataset-dir", str(tmp_path / "nothing")] if not words else ["--dataset-dir", str(tmp_path), *words]
+@pytest.mark.parametrize(
+    ("dataset", "bundle", "message"),
+    [("nothing", "models/tiny", "index.csv"), ("", "models/accurate-context", "with a border")],
+)
+def test_bad_input_is_refused_before_anything_is_built(dataset, bundle, message, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(noise, "ensure_libaom", lambda _: pytest.fail("it would build libaom"))
+    with pytest.raises(InputError, match=message):
+        noise.main(["--dataset-dir", str(tiny_dataset / dataset), "--bundle", str(REPO / bundle)])
+
+
+def test_one_encode_differs_from_nothing(tiny_dataset, capsys):
     with pytest.raises(SystemExit) as stop:
-        noise.main([*given, "--output", str(tmp_path / "a.json")])
-    assert stop.value.code in (2, 3) and not (tmp_path / "a.json").exists()
-    assert "2 at least" in capsys.readouterr().err if words else True
+        noise.main(["--dataset-dir", str(tiny_dataset), "--encodes", "1"])
+    assert stop.value.code == 2 and "2 at least" in capsys.readouterr().err
