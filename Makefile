@@ -16,13 +16,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 libaom: ## build the libaom that labels come from, once for this machine (2 to 4 minutes)
-	encoder/build_libaom.sh
+	encoder/libaom/build_libaom.sh
 
 encoder: libaom ## build/encoder/av1part-enc: libaom that tries what a partition map allows (README of encoder/)
 	$(MAKE) -s -C encoder
 
 encoder-debian: ## the same with Debian's own libaom.a (package libaom-dev): build/encoder/av1part-enc-debian
-	set -- $$(encoder/debian_headers.sh) && [ $$# = 2 ] && \
+	set -- $$(encoder/libaom/debian_headers.sh) && [ $$# = 2 ] && \
 	$(MAKE) -s -C encoder PROGRAM=av1part-enc-debian ARCHIVE=$$1 INCLUDE=$$2 HOOK_FLAGS=
 
 c-api: ## build/c: the C library, static and shared, its pkg-config file and its example
@@ -42,7 +42,7 @@ demo: venv ## train on the embedded sample, export, predict, draw (about 7 minut
 	@echo "demo done: look at demo/overlay.png, demo/confusion.png and runs/default"
 
 more-pictures: venv libaom ## labels of further pictures from Debian packages (50 minutes on 2 cores; DATASET=folder MORE=folder)
-	$(PY) -m train.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE)
+	$(PY) -m data.more_pictures --dataset-dir $(or $(DATASET),../shared/dataset) --output-dir $(MORE)
 
 # How the shipped models are trained: two learn from the dataset alone and teach two more, accurate-context among them,
 # which teach compact and accurate, and accurate and accurate-context teach tiny (models/README.md).

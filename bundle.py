@@ -6,40 +6,19 @@ or a hash that differs: it does not load.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from errors import FULL_DISK, ArtefactError, InputError, MissingComponentError, OutputError, UsageError
+from errors import ArtefactError, InputError, MissingComponentError, UsageError
+from files import sha256_of, write_atomically
 from partition import BORDERS, NODE_SIZE, PARTITION_NAMES
 
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
 SCHEMA_VERSION = 1
 TOOLKIT_VERSION = "0.1.0"
-
-# ENOENT is how /proc and a folder that vanished refuse a new file.
-_REFUSALS = frozenset(
-    {
-        errno.EACCES,
-        errno.EEXIST,
-        errno.EIO,
-        errno.EISDIR,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EPERM,
-        errno.EROFS,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -54,8 +33,8 @@ class BundleFile:
         steps: the compile steps that made it, in order.
         parity: certificates (infer/certificate.py) by the pairs compared; empty for what computes nothing. An engine
             that could not run where it was built has {"not run": the reason} in place of a certificate.
-        engine: infer.engine_record.EngineRecord as plain values; empty for what is no engine.
-        package: infer.package_record.PackageRecord as plain values; empty for what is no package.
+        engine: infer.sessions.engine_record.EngineRecord as plain values; empty for what is no engine.
+        package: infer.sessions.package_record.PackageRecord as plain values; empty for what is no package.
         cost: multiply_adds (for one block) and weights (numbers stored) of the model by step, from "trained" on.
     """
 
@@ -193,16 +172,6 @@ def _check_types(part: Manifest | BundleFile) -> None:
             raise ValueError(f"it is malformed: '{each.name}' is no {kind.__name__}")
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hex.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def open_bundle(root: Path) -> Bundle:
     """Open a bundle and check every file against the manifest.
 
@@ -239,73 +208,3 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
         OutputError: if it cannot be written.
     """
     write_atomically(root / MANIFEST_FILE, manifest.to_json().encode())
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """A binary file that appears under its name whole, when the block ends without an error, or not at all.
-
-    Args:
-        path: its name.
-        durable: wait until it is on the disk, so that not even a power failure leaves half of it.
-
-    Raises:
-        OutputError: if the folder cannot be made or written, or the disk is full.
-    """
-    with output_errors(path):
-        if path.exists() and not path.is_file():
-            raise OutputError(f"{path} is no regular file, and is not replaced by one", "name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with _full_disk_errors(path), os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        with output_errors(path):
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file, or nothing.
-
-    Raises:
-        OutputError: as atomic_file.
-    """
-    with atomic_file(path) as file:
-        file.write(content)
-
-
-@contextlib.contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into OutputError."""
-    try:
-        with _full_disk_errors(path):
-            yield
-    except OSError as error:
-        if error.errno in _REFUSALS:
-            hint = "choose another --output or --output-dir"
-            raise OutputError(f"{path} cannot be written: {error.strerror}", hint) from None
-        raise
-
-
-@contextlib.contextmanager
-def _full_disk_errors(path: Path) -> Iterator[None]:
-    """Only what an open file's `write` can meet: other errors in the block are not the output's."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise OutputError(f"disk full while writing {path}", "free some space and run again") from None
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -154,10 +154,10 @@ def train(
     **plain: Any,
 ) -> None:
     """Train a model on a dataset (by default the embedded sample) in three stages."""
+    from evaluate.report import table
     from train.checkpoint import checkpoint_model
     from train.config import TrainConfig, TrainTask
     from train.model import ModelConfig
-    from train.report import table
     from train.run import train_run
 
     if stage1_checkpoint is not None:
@@ -238,10 +238,10 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Judge a run or a bundle on a split of a dataset, beside always answering NONE."""
-    from train.report import evaluate_artefact, table
+    from evaluate.report import evaluate_artefact, table
 
     if overlay is not None:
-        from train.overlay import write_overlay
+        from evaluate.overlay import write_overlay
 
         write_overlay(run_or_bundle, dataset_dir, overlay[0], Path(overlay[1]), _say)
         return _finish(as_json, {"artefact": str(run_or_bundle), "overlay": overlay[1]})
@@ -398,7 +398,7 @@ def predict(
     blocks: BlockSource
     with_border = precision == "fp32"  # of the shipped one there is no other file
     if source.suffix.lower() in (".npy", ""):
-        from infer.blocks import open_blocks
+        from infer.block_file import open_blocks
         from partition import NODE_SIZE
 
         blocks = open_blocks(source, int(bit_depth))
@@ -426,7 +426,7 @@ def _map_task(
 ) -> Any:
     """The MapTask of `predict`, or None if --output is no partition map."""
     from data.frame_blocks import FrameBlocks
-    from infer.partition_map import SUFFIX, MapFormat
+    from encoder.partition_map import SUFFIX, MapFormat
     from infer.predict import MapTask
 
     to_stdout = str(target) == "-"
@@ -446,7 +446,7 @@ def _map_task(
 
 
 def _raw_format(size: str | None, bit_depth: int, chroma: str) -> Any:
-    from data.frames import FrameFormat
+    from frames.frame import FrameFormat
 
     if size is None:
         return None
@@ -523,7 +523,7 @@ def dataset_build(
     from data.build import BuildConfig, build_dataset
     from data.label import LabelConfig, label_streams
     from data.scan import ReadOptions
-    from encoder.libaom import EncodeOptions, ensure_libaom
+    from encoder.libaom.library import EncodeOptions, ensure_libaom
 
     if bool(videos) == bool(bitstreams) or len(bitstreams) != len(sources):
         raise UsageError("give VIDEO..., or one --source for each --bitstream", "cli.py dataset build --help")

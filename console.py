@@ -119,7 +119,7 @@ class ProgressLine:
         self._start, self._done, self._step = self._last, 0, 0
 
     def __call__(self, done: int, total: int, text: str) -> None:
-        """As train.config.Progress."""
+        """As progress.Progress."""
         if done <= self._done:  # other work has begun, such as the next stage
             self._begin()
         self._done, self._last = done, time.monotonic()

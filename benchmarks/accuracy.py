@@ -25,16 +25,15 @@ from numpy.typing import NDArray
 from benchmarks.block_statistics import NAMES, block_statistics
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from benchmarks.speed import RESULTS
-from bundle import sha256_of, write_atomically
 from data.dataset import BlockSet, joined, load_pictures, load_split, open_dataset
-from data.split import check_splits
-from infer.machine import machine
+from data.split import calibration_pictures, check_splits
+from files import sha256_of, write_atomically
+from machine import machine
 from partition import Partition, chain_rule
-from train.calibrate import calibration_pictures
-from train.candidates import fit_keep
 from train.checkpoint import MODEL_FILE, checkpoint_model
-from train.decision import fit_decision
-from train.metrics import as_none
+from train.measures.candidates import fit_keep
+from train.measures.decision import fit_decision
+from train.measures.metrics import as_none
 
 CALIBRATION_PICTURES = 36
 TREE_PAIRS = 600_000

@@ -27,17 +27,17 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from bundle import write_atomically
+from compiler.compile import CompileOptions, compile_model
 from data.dataset import SAMPLE_DIR, load_split, open_dataset
 from export.c.blob import pack, write_blob
+from export.c.int8 import quantise_program, row_ranges
 from export.c.ops import Program
-from export.c.quantise import quantise_program, row_ranges
 from export.c.write import SOURCE_DIR, build_model_program
-from export.compile import CompileOptions, compile_model
+from export.onnx_int8 import calibrate, quantise, sample_feeds
 from export.onnx_writer import build_onnx
-from export.quantise import calibrate, quantise, sample_feeds
-from infer.c_library import CModel, open_library
-from infer.machine import cpu_name
+from files import write_atomically
+from infer.sessions.c_library import CModel, open_library
+from machine import cpu_name
 from train.checkpoint import open_run
 from train.model import PartitionModel
 

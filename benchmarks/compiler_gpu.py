@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import onnxruntime  # isort: skip  (after torch, whose CUDA libraries it loads)
 
-from export.compile import CompileOptions, compile_model
-from export.fold import fold_model
+from compiler.compile import CompileOptions, compile_model
+from compiler.passes.fold_batch_norm import fold_model
 from export.onnx_writer import build_onnx
 from train.freeze import batch_norms
 from train.model import ModelConfig, PartitionModel

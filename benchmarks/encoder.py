@@ -26,13 +26,14 @@ from benchmarks.encoder_analysis import NORMAL, Row, analyse, curves_of
 from benchmarks.encoder_figure import draw
 from benchmarks.encoder_rows import Sequence, Unit, run_unit
 from benchmarks.speed import RESULTS, result_name
-from bundle import MANIFEST_FILE, open_bundle, sha256_of, write_atomically
+from bundle import MANIFEST_FILE, open_bundle
 from data.dataset import open_dataset
 from data.encode import local_workers
-from data.frames import open_frames
 from encoder.program import PROGRAM
 from errors import InputError, MissingComponentError, ToolkitError, UsageError
-from infer.machine import cpu_name, machine
+from files import sha256_of, write_atomically
+from frames.reader import open_frames
+from machine import cpu_name, machine
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 COLUMNS = (

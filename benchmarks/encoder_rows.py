@@ -28,12 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle, open_bundle
-from data.blocks import cut_blocks
-from data.frames import FrameFormat, open_frames
-from encoder.libaom import cq_of_qindex
+from data.cutting import cut_blocks
+from encoder.libaom.library import cq_of_qindex
 from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks
+from encoder.partition_map import UNDECIDED, MapFormat, candidate_masks, write_partition_map
 from encoder.program import Encoded, encode_file, stream_labels
-from infer.partition_map import UNDECIDED, MapFormat, candidate_masks, write_partition_map
+from frames.frame import FrameFormat
+from frames.reader import open_frames
 from infer.session import Session, SessionOptions, open_session
 from partition import NODE_SIZE
 

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import open_bundle, write_atomically
-from infer.blocks import open_blocks
-from infer.machine import cpu_name
+from bundle import open_bundle
+from files import write_atomically
+from infer.block_file import open_blocks
 from infer.session import RUNTIMES, SessionOptions, open_session
 from infer.stream import BATCH, predict_stream
 from infer.verify import read_reference
+from machine import cpu_name
 
 ROUNDS = 5
 QINDEX = 128

@@ -20,13 +20,13 @@ from benchmarks.file_rate import write_blocks
 from bundle import Bundle
 from data.dataset import load_split, open_dataset
 from errors import MissingComponentError
-from infer.blocks import open_blocks
-from infer.device_pipeline import SLOTS
-from infer.fused_session import FusedSession
+from infer.block_file import open_blocks
 from infer.parity import compare, judge
 from infer.session import SessionOptions, open_session
+from infer.sessions.device_pipeline import SLOTS
+from infer.sessions.fused_session import FusedSession
+from infer.sessions.torch_session import TorchSession, open_weights
 from infer.stream import predict_stream
-from infer.torch_session import TorchSession, open_weights
 
 SOAK_BLOCKS = 10**9
 PARITY_PAIRS = 10**6

@@ -24,16 +24,17 @@ from torch import Tensor
 
 from benchmarks.gpu_checks import check_parity, soak, time_predict
 from benchmarks.speed import RESULTS, result_name
-from bundle import Bundle, open_bundle, write_atomically
+from bundle import Bundle, open_bundle
+from compiler.compile import CompileOptions, compile_model
+from compiler.flops import multiply_adds
+from compiler.graph import PredictorGraph
 from data.dataset import SAMPLE_DIR
-from export.compile import CompileOptions, compile_model
-from export.flops import multiply_adds
-from export.graph import PredictorGraph
 from export.onnx_writer import build_onnx
-from infer.device_pipeline import SLOTS, Slot
-from infer.fused_session import FusedSession
+from files import write_atomically
 from infer.session import SessionOptions
-from infer.torch_session import open_weights
+from infer.sessions.device_pipeline import SLOTS, Slot
+from infer.sessions.fused_session import FusedSession
+from infer.sessions.torch_session import open_weights
 from infer.verify import read_reference
 
 BATCHES = (1, 64, 1024, 8160, 32400, 65536, 262144)

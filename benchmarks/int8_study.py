@@ -23,13 +23,13 @@ import onnxruntime
 from onnx import helper
 from onnxruntime import quantization as stock
 
-from export import quantise as ours
-from export.certificate import reference_set
-from export.compile import CompileOptions, compile_model
+from compiler.compile import CompileOptions, compile_model
+from export import onnx_int8 as ours
+from export.certify import reference_set
 from export.onnx_writer import build_onnx
 from infer.certificate import BATCH, ReferenceSet
-from infer.machine import cpu_name
 from infer.parity import compare, judge
+from machine import cpu_name
 from train.checkpoint import open_run
 
 Feed = dict[str, np.ndarray]

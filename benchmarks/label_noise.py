@@ -22,18 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.speed import RESULTS, result_name
-from bundle import open_bundle, write_atomically
-from data.blocks import cut_blocks
+from bundle import open_bundle
+from data.cutting import cut_blocks
 from data.dataset import open_dataset
 from data.encode import encode_frame, local_workers
-from data.frames import Frame, FrameFormat
-from encoder.libaom import EncodeOptions, ensure_libaom
+from encoder.libaom.library import EncodeOptions, ensure_libaom
 from errors import InputError, ToolkitError
-from infer.machine import cpu_name, machine
+from files import write_atomically
+from frames.frame import Frame, FrameFormat
 from infer.session import SessionOptions, open_session
+from machine import cpu_name, machine
 from partition import NODE_SIZE, PARTITION_NAMES, candidate_sets, chain_rule, partitions_from_map
-from train.candidates import fit_keep
-from train.metrics import as_none
+from train.measures.candidates import fit_keep
+from train.measures.metrics import as_none
 
 ENCODES = 8
 SHARE = 1 / 8

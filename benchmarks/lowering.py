@@ -1,5 +1,5 @@
 """Each convolution of the trunks as a convolution and as a product, under onnxruntime on this CPU: what
-export/cost.py's rates for float32 rest on.
+compiler/layer_cost.py's rates for float32 rest on.
 
     python -m benchmarks.lowering        about a minute; writes benchmarks/results/lowering_<hardware>_<yyyymm>.json
 
@@ -22,13 +22,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from benchmarks.speed import RESULTS
-from export.compile import EXAMPLE_BATCH
-from export.cost import RATES, costs
-from export.dense import Shape, dense_matrix, is_patchwise, patch_matrix
-from export.fold import fold_model
-from export.heads import HeadsMergedModel
-from export.prune import map_sizes, prune_model
-from export.tabulate import tabulate_model
+from compiler.compile import EXAMPLE_BATCH
+from compiler.layer_cost import RATES, costs
+from compiler.passes.dense_convolution import Shape, dense_matrix, is_patchwise, patch_matrix
+from compiler.passes.fold_batch_norm import fold_model
+from compiler.passes.merge_heads import HeadsMergedModel
+from compiler.passes.prune_taps import map_sizes, prune_model
+from compiler.passes.tabulate_qindex import tabulate_model
 from train.model import ModelConfig, PartitionModel
 
 BATCH = 1020
@@ -83,7 +83,7 @@ def sessions(conv: nn.Conv2d, shape: Shape) -> list[tuple[onnxruntime.InferenceS
 
 
 def measure(conv: nn.Conv2d, shape: Shape) -> dict[str, Any]:
-    """Medians in milliseconds, their ratio, and the ratio that export/cost.py foretells."""
+    """Medians in milliseconds, their ratio, and the ratio that compiler/layer_cost.py foretells."""
     pair, times = sessions(conv, shape), [[], []]  # type: tuple[Any, list[list[float]]]
     for _ in range(ROUNDS):
         for (session, x), taken in zip(pair, times, strict=True):

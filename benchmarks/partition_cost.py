@@ -21,14 +21,14 @@ import numpy as np
 
 from benchmarks.encoder import SHARED, as_y4m
 from benchmarks.speed import RESULTS, result_name
-from bundle import write_atomically
-from data.frames import open_frames
-from encoder.libaom import cq_of_qindex
+from encoder.libaom.library import cq_of_qindex
 from encoder.masks import map_of_whole_nodes
+from encoder.partition_map import MapFormat, write_partition_map
 from encoder.program import encode_file
 from errors import InputError, ToolkitError
-from infer.machine import cpu_name, machine
-from infer.partition_map import MapFormat, write_partition_map
+from files import write_atomically
+from frames.reader import open_frames
+from machine import cpu_name, machine
 from partition import NODE_SIZE, PARTITION_NAMES, Partition
 
 PICTURES = ("skimage_chelsea", "skimage_coffee")

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partition import QINDEX_BANDS, Partition
-from train.candidates import Keep
-from train.decision import Decision
-from train.metrics import CALIBRATION_BINS
+from train.measures.candidates import Keep
+from train.measures.decision import Decision
+from train.measures.metrics import CALIBRATION_BINS
 
 DRAWS = 1000
 PAIRED = ("log_loss", "macro_f1", "decided_macro_f1", "mean_set")
@@ -135,7 +135,7 @@ def _judge(s: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
 
 
 def _macro_f1(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """As train.metrics.macro_f1, of each draw."""
+    """As train.measures.metrics.macro_f1, of each draw."""
     m = matrices.reshape(-1, _CLASSES, _CLASSES)
     total = m.sum(1) + m.sum(2)
     hits = m.diagonal(axis1=1, axis2=2)

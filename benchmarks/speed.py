@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import Bundle, open_bundle, write_atomically
+from bundle import Bundle, open_bundle
 from errors import MissingComponentError
-from infer.machine import cpu_name
+from files import write_atomically
 from infer.session import Prediction, Session, SessionOptions, open_session
 from infer.verify import read_reference
+from machine import cpu_name
 
 ROUNDS = 7
 RESULTS = Path(__file__).resolve().parent / "results"

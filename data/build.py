@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from data.dataset import Picture
 from data.encode import EncodedFrame, cluster_workers, encode_frame, local_workers
-from data.frames import Frame
 from data.scan import ReadOptions, ScannedClip, ScannedFrame, hash_frame, scan_files
 from data.split import assign_splits, read_split_file
 from data.store import Recipe, Store
-from encoder.libaom import EncodeOptions, cq_of_qindex
+from encoder.libaom.library import EncodeOptions, cq_of_qindex
 from errors import InputError, ToolkitError, UsageError
+from frames.frame import Frame
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, text) as long work goes on."""

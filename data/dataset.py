@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from bundle import atomic_file
-from data.blocks import cut_blocks, node_grid
+from data.cutting import cut_blocks, node_grid
 from errors import InputError
+from files import atomic_file
 from partition import BLOCK_SIZES, COVERED, MI_SIZE, BlockSize, block_origins, map_shape, partitions_from_map
 
 SPLITS = ("train", "val", "test")
@@ -266,7 +266,7 @@ def load_split(dataset: Dataset, split: str, border: int = 0) -> BlockSet:
     Args:
         dataset: an opened one.
         split: one of SPLITS.
-        border: as `data.blocks.cut_blocks`; which pairs there are, and their order, is the same with any.
+        border: as `data.cutting.cut_blocks`; which pairs there are, and their order, is the same with any.
 
     Raises:
         InputError: as `Dataset.luma` and `Dataset.labels`; or if pictures of different bit depth mix.

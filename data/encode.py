@@ -15,9 +15,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data.frames import Frame, FrameFormat
-from encoder.libaom import EncodeOptions, Libaom, cq_of_qindex
+from encoder.libaom.library import EncodeOptions, Libaom, cq_of_qindex
 from errors import MissingComponentError, ToolkitError
+from frames.frame import Frame, FrameFormat
 
 IVF_HEADERS = 44
 """Bytes of an IVF file's header and of one frame's: stream sizes are told as of a file."""

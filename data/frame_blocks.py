@@ -10,19 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.blocks import cut_blocks, node_grid
-from data.frames import FrameFormat, open_frames
+from data.cutting import cut_blocks, node_grid
+from frames.frame import FrameFormat
+from frames.reader import open_frames
 
 
 class FrameBlocks:
     """All nodes of all frames: ceil(H/16) x ceil(W/16) a frame, edges replicated.
 
     Args:
-        path: any file that data.frames reads.
+        path: any file that frames.frame reads.
         raw: format of raw planar YUV.
 
     Raises:
-        InputError, MissingComponentError: as data.frames.open_frames.
+        InputError, MissingComponentError: as frames.reader.open_frames.
     """
 
     def __init__(self, path: Path, raw: FrameFormat | None = None) -> None:

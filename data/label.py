@@ -1,4 +1,4 @@
-"""Build a dataset from streams that someone else encoded, each beside its source (data/bitstream.py)."""
+"""Build a dataset from streams that someone else encoded, each beside its source (encoder/bitstream.py)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.bitstream import paired_frames
 from data.build import Announce, BuildReport, Progress, index_row
-from data.frames import Frame
 from data.scan import ReadOptions, ScannedClip, ScannedFrame, hash_frame
 from data.split import assign_splits, read_split_file
 from data.store import Recipe, Store
-from encoder.inspection import CodedFrame
+from encoder.bitstream import paired_frames
+from encoder.libaom.inspection import CodedFrame
 from errors import InputError, UsageError
+from frames.frame import Frame
 
 
 @dataclass(frozen=True)

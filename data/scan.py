@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.frames import Frame, FrameFormat, FrameSource, open_frames
 from errors import InputError, ToolkitError
+from frames.frame import Frame, FrameFormat, FrameSource
+from frames.reader import open_frames
 
 
 @dataclass(frozen=True)

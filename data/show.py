@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from bundle import atomic_file
 from data.dataset import Dataset, Picture, class_counts
+from files import atomic_file
 from partition import COVERED, MI_SIZE, PARTITION_NAMES, Partition, partition_rectangles, tree_partitions
 
 LEVEL_COLOURS = {

@@ -109,3 +109,16 @@ def _same_picture(one: Picture, place: str, other: Picture) -> InputError:
         f"'{one.name}' ({place}) and '{other.name}' ({other.split}) are the same picture",
         "a picture belongs to one split only, else validation sees what was trained on",
     )
+
+
+def calibration_pictures(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """The `count` names with the smallest SHA-256, in the order of `names`.
+
+    Raises:
+        InputError: if none would be left to train on.
+    """
+    if count >= len(names):
+        message = f"{count} of {len(names)} train pictures cannot be set aside to calibrate on"
+        raise InputError(message, "leave one at least to train on")
+    chosen = set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
+    return tuple(name for name in names if name in chosen)

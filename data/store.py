@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bundle import output_errors, write_atomically
 from data.dataset import Picture, open_dataset
 from data.encode import EncodedFrame
-from encoder.libaom import cq_of_qindex
+from encoder.libaom.library import cq_of_qindex
 from errors import UsageError
+from files import output_errors, write_atomically
 
 _PARTS = ".parts"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from infer.partition_map import UNDECIDED, MapFormat, PartitionMap
+from encoder.partition_map import UNDECIDED, MapFormat, PartitionMap
 from partition import COVERED, NODE_SIZE, Partition
 
 

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from data.bitstream import read_temporal_units
-from data.frames import FrameFormat
-from encoder.libaom import Libaom
+from encoder.bitstream import read_temporal_units
+from encoder.libaom.library import Libaom
 from errors import InputError, MissingComponentError, OutputError, ToolkitError, UsageError
+from frames.frame import FrameFormat
 from partition import partitions_from_map
 
 PROGRAM: Final = Path(__file__).parent.parent / "build" / "encoder" / "av1part-enc"

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundle import write_atomically
 from errors import ArtefactError, MissingComponentError
 from export.engine_types import Layer, read_engine, read_network, require_engine_types, require_types
-from infer.tensorrt_library import Library, make_log
+from files import write_atomically
+from infer.sessions.tensorrt_library import Library, make_log
 
 _LEVELS = {"same-compute-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
 
@@ -44,7 +44,7 @@ class EngineTask:
         sm: compute capability times ten to build for; 0 where the runtime builds for this machine's GPU.
         read_back: whether the built engine can be loaded here, to have its own types checked.
         timing_cache: file to start from and to write back; None for none.
-        version_compatible, hardware_compatible: as infer.engine_record.EngineRecord has them.
+        version_compatible, hardware_compatible: as infer.sessions.engine_record.EngineRecord has them.
     """
 
     onnx: bytes

@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bundle import MANIFEST_FILE, BundleFile, Manifest, sha256_of, write_atomically
+from bundle import MANIFEST_FILE, BundleFile, Manifest
 from errors import ArtefactError, MissingComponentError, UsageError
 from export.engine_builder import BuiltEngine, EngineTask, build_engine
 from export.engine_types import Layer, type_counts
-from infer.cuda import Gpu, local_gpu, spell_sm
-from infer.engine_record import HARDWARE_LEVELS, EngineRecord
-from infer.tensorrt_library import MODULES, Library, open_library
-from train.config import Announce, Progress
+from files import sha256_of, write_atomically
+from infer.sessions.cuda import Gpu, local_gpu, spell_sm
+from infer.sessions.engine_record import HARDWARE_LEVELS, EngineRecord
+from infer.sessions.tensorrt_library import MODULES, Library, open_library
+from progress import Announce, Progress
 
 DEFAULT_SM = (86, 89, 120)
 PRECISIONS = ("fp32", "fp16")

@@ -20,8 +20,8 @@ import torch
 from onnxscript import optimizer
 from torch import nn
 
-from bundle import write_atomically
-from export.graph import HighBitDepthGraph, PredictorGraph
+from compiler.graph import HighBitDepthGraph, PredictorGraph
+from files import write_atomically
 from partition import NODE_SIZE
 
 OPSET = 18

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bundle import BundleFile, sha256_of, write_atomically
+from bundle import BundleFile
+from compiler.graph import PredictorGraph
 from errors import MissingComponentError
-from export.graph import PredictorGraph
-from infer.package_record import PackageRecord, local_target, torch_release
-from infer.package_session import exact_float32
+from files import sha256_of, write_atomically
+from infer.sessions.package_record import PackageRecord, local_target, torch_release
+from infer.sessions.package_session import exact_float32
 from partition import NODE_SIZE
 
 EXAMPLE_BATCH = 64
@@ -56,7 +57,7 @@ def build_package(
 
     Args:
         root: the bundle folder.
-        compiled: from export.compile.compile_model; it is moved to the device and back.
+        compiled: from compiler.compile.compile_model; it is moved to the device and back.
         precision: "fp32" or "fp16".
         steps: compile steps that made it.
         device: "cpu" or "cuda".

@@ -23,28 +23,26 @@ from bundle import (
     Bundle,
     BundleFile,
     Manifest,
-    output_errors,
-    sha256_of,
-    write_atomically,
     write_manifest,
 )
+from compiler.compile import CompileOptions, compile_model
+from compiler.flops import Cost, cost_table, module_cost
 from errors import MissingComponentError, UsageError
-from export.certificate import certify, reference_set
-from export.compile import CompileOptions, compile_model
+from export.certify import certify, reference_set
 from export.engines import EngineOptions, build_engines, engine_not_run, engine_tools, previous_engines
-from export.flops import Cost, cost_table, module_cost
+from export.onnx_int8 import CALIBRATION_PAIRS, calibrate, quantise, sample_feeds
 from export.onnx_writer import build_onnx, save_onnx
 from export.package import build_package, check_package_device
-from export.quantise import CALIBRATION_PAIRS, calibrate, quantise, sample_feeds
+from files import output_errors, sha256_of, write_atomically
 from infer.certificate import BATCH, Certificate, ReferenceSet
 from infer.parity import compare, require
 from infer.parity_figure import draw_parity
 from infer.session import SessionOptions, open_session
-from infer.torch_session import reference_prediction
+from infer.sessions.torch_session import reference_prediction
 from infer.verify import REFERENCE_PAIRS
 from partition import HEADS, PARTITION_NAMES
+from progress import Announce, Progress
 from train.checkpoint import Run, model_bytes, open_run
-from train.config import Announce, Progress
 from train.model import ModelConfig, PartitionModel
 
 REFERENCE_BLOCKS = 4096

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundle import Bundle, BundleFile, output_errors, write_atomically
+from bundle import Bundle, BundleFile
 from errors import MissingComponentError
-from infer.engine_record import EngineRecord
+from files import output_errors, write_atomically
+from infer.sessions.engine_record import EngineRecord
 from partition import LOGITS, NODE_SIZE, PARTITION_NAMES, Partition
 
 LABELS_FILE = "partitions.txt"
@@ -155,7 +156,7 @@ def _kind(entry: BundleFile) -> str:
 
 
 def _accelerator(entry: BundleFile) -> list[str]:
-    """The CUDA provider's option without which float32 is multiplied in TF32 (infer/onnxruntime_session.py)."""
+    """The CUDA provider's option without which float32 is multiplied in TF32 (infer/sessions)."""
     if entry.kind != "onnx" or entry.precision == "int8":
         return []
     return [

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infer.machine import machine
 from infer.parity import TOLERANCES, ParityReport, compare, judge
 from infer.session import Session, SessionInfo
+from machine import machine
 
 BATCH = 8160
 
@@ -45,7 +45,7 @@ class Certificate:
     Attributes:
         tolerance: the row of infer.parity.TOLERANCES that judges it.
         computed_by: runtime, version, device, provider, precision and file, as read back from the runtime.
-        machine: infer.machine's names of CPU, GPU and system.
+        machine: machine's names of CPU, GPU and system.
         date: UTC, yyyy-mm-dd.
         report: what was found.
     """

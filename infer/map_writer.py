@@ -11,9 +11,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import atomic_file, output_errors
+from encoder.partition_map import FRAMES_AT, UNDECIDED, MapFormat, candidate_masks, leave_edges
 from errors import InputError
-from infer.partition_map import FRAMES_AT, UNDECIDED, MapFormat, candidate_masks, leave_edges
+from files import atomic_file, output_errors
 from infer.session import Prediction
 from partition import Partition
 

@@ -215,7 +215,7 @@ def _change(
 
 
 def _macro_f1(true: NDArray[np.integer], found: NDArray[np.integer]) -> float:
-    """As train.metrics.macro_f1, which inference has to do without."""
+    """As train.measures.metrics.macro_f1, which inference has to do without."""
     count = len(Partition)
     hits = np.bincount(true[true == found], minlength=count)
     total = np.bincount(true, minlength=count) + np.bincount(found, minlength=count)

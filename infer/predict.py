@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle, open_bundle
-from infer.blocks import read_qindex
+from encoder.partition_map import MapFormat
+from infer.block_file import read_qindex
 from infer.map_writer import MapWriter, map_file
 from infer.parity import ParityReport, compare, require
-from infer.partition_map import MapFormat
 from infer.session import Session, SessionInfo, SessionOptions, open_session
 from infer.source import BlockSource
-from infer.stream import Progress, Summary, predict_stream
+from infer.stream import Summary, predict_stream
 from partition import PARTITION_NAMES
+from progress import Progress
 
 PARITY_BLOCKS = 4096
 

@@ -12,8 +12,8 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from bundle import atomic_file, output_errors
 from errors import FULL_DISK, InputError, OutputError
+from files import atomic_file, output_errors
 from infer.session import Prediction
 from partition import LOGITS, Partition
 

@@ -6,7 +6,6 @@ the others.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -149,18 +148,6 @@ class SessionOptions:
         return self.form or ("uint8" if self.bit_depth == 8 else "int32")
 
 
-def cuda_devices() -> int:
-    """How many CUDA GPUs the driver shows; 0 without a driver. Asks the driver alone: neither torch nor onnxruntime."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
 def open_session(
     bundle: Bundle, runtime: str, options: SessionOptions, announce: Callable[[str], None] = lambda _: None
 ) -> Session:
@@ -194,26 +181,26 @@ def open_session(
 def _open(bundle: Bundle, runtime: str, options: SessionOptions, announce: Callable[[str], None]) -> Session:
     if runtime == "torch":
         _require("torch", "pip install torch")
-        from infer.torch_session import TorchSession
+        from infer.sessions.torch_session import TorchSession
 
         return TorchSession(bundle, options)
     if runtime == "fused":
         _require("torch", "pip install torch")
-        from infer.fused_session import FusedSession
+        from infer.sessions.fused_session import FusedSession
 
         return FusedSession(bundle, options, announce=announce)
     if runtime == "aotinductor":
         _require("torch", "pip install torch")
-        from infer.package_session import PackageSession
+        from infer.sessions.package_session import PackageSession
 
         return PackageSession(bundle, options)
     if runtime in ("onnxruntime-cpu", "onnxruntime-cuda"):
         _require("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
-        from infer.onnxruntime_session import OnnxRuntimeSession
+        from infer.sessions.onnxruntime_session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(bundle, options, cuda=runtime == "onnxruntime-cuda")
     if runtime in ("tensorrt", "tensorrt-rtx"):
-        from infer.tensorrt_session import TensorRtSession
+        from infer.sessions.tensorrt_session import TensorRtSession
 
         return TensorRtSession(bundle, options, runtime)
     raise ValueError(f"runtime is one of {', '.join(RUNTIMES)} or auto, not {runtime!r}")

@@ -20,11 +20,10 @@ from errors import DeviceError
 from infer.result import result_file
 from infer.session import Batch, Fill, FlowingSession, Prediction, Session, StreamingSession
 from infer.source import BlockSource
+from progress import Progress
 
 BATCH = 8160  # a 1080p frame
 _BUFFERS = 3  # one that is read, one that waits, one that is worked on
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

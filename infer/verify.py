@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import REFERENCE_FILE, Bundle, BundleFile, open_bundle, write_atomically
+from bundle import REFERENCE_FILE, Bundle, BundleFile, open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError
+from files import write_atomically
 from infer.certificate import Certificate, ReferenceSet, certificate
-from infer.engine_record import EngineRecord
 from infer.parity import TOLERANCES
-from infer.session import SessionOptions, cuda_devices, open_session
+from infer.session import SessionOptions, open_session
+from infer.sessions.engine_record import EngineRecord
 from infer.verify_table import table
+from machine import cuda_devices
 from partition import LOGITS
 
 REFERENCE_PAIRS = "reference"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.frames import CHROMA_SHIFTS, Frame, FrameFormat
-from encoder.libaom import libaom_dir
+from encoder.libaom.library import libaom_dir
+from frames.frame import CHROMA_SHIFTS, Frame, FrameFormat
 from tests.helpers import REPO, SAMPLE
 
 needs_libaom = pytest.mark.skipif(

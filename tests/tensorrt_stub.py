@@ -334,7 +334,7 @@ def make_tensorrt(version="10.9.0.34", rtx=False, without=()):
 
 
 class HostDriver:
-    """infer.cuda.Driver with the host's memory for the device's."""
+    """infer.sessions.cuda.Driver with the host's memory for the device's."""
 
     def __init__(self, gpu):
         self._gpu, self.copies, self.entered = gpu, [], 0
@@ -356,7 +356,7 @@ class HostDriver:
         self.copies.clear()
 
     def allocate(self, size):
-        from infer.cuda import Memory
+        from infer.sessions.cuda import Memory
 
         array = np.zeros(size, np.uint8)
         self._held[array.ctypes.data] = array

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle import sha256_of
+from files import sha256_of
 from tests.helpers import (
     Ended,
     command,

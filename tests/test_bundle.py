@@ -10,19 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bundle import (
-    MANIFEST_FILE,
-    SCHEMA_VERSION,
-    BundleFile,
-    Manifest,
-    atomic_file,
-    open_bundle,
-    output_errors,
-    sha256_of,
-    write_atomically,
-    write_manifest,
-)
+from bundle import MANIFEST_FILE, SCHEMA_VERSION, BundleFile, Manifest, open_bundle, write_manifest
 from errors import ArtefactError, InputError, MissingComponentError, OutputError
+from files import atomic_file, output_errors, sha256_of, write_atomically
 from partition import PARTITION_NAMES
 from tests.helpers import file_size_limit
 

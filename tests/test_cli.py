@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cli as program
-from bundle import sha256_of
+from files import sha256_of
 from partition import PARTITION_NAMES
 from tests.helpers import REPO, command, copy_of, png, rewrite, run_program
 
@@ -587,6 +587,6 @@ def test_progress_on_a_terminal_is_one_line(capsys, monkeypatch):
 
 def test_every_trunk_can_be_asked_for():
     """The names stand in cli.py too, since its help does without torch."""
-    from train.trunks import TRUNKS
+    from train.backbones.trunks import TRUNKS
 
     assert tuple(TRUNKS) == program.TRUNK_NAMES

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from data.frames import FrameFormat
+from frames.frame import FrameFormat
 from tests.encodes import needs_libaom, pan, write_y4m
 from tests.helpers import write_random_dataset
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infer.session import cuda_devices
+from machine import cuda_devices
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not cuda_devices(), reason="the driver shows no CUDA GPU")]
 
@@ -76,7 +76,7 @@ def test_onnxruntime_on_cuda_agrees_with_the_reference_and_says_that_it_ran_ther
 def test_a_product_on_the_gpu_is_its_slow_twin(rows, inner, columns, bias, residual, relu, tmp_path):
     import torch
 
-    from infer.cublaslt import CublasLt, slow_product
+    from infer.sessions.cublaslt import CublasLt, slow_product
 
     torch.manual_seed(rows + columns)
     x, w, b, r = (torch.randn(s) for s in ((rows, inner), (columns, inner), (columns,), (rows, columns)))
@@ -195,8 +195,8 @@ def test_a_gpu_without_memory_halves_the_batch(bundle_dir, real_blocks):
     import torch
 
     from bundle import open_bundle
-    from infer.fused_session import FusedSession
     from infer.session import SessionOptions
+    from infer.sessions.fused_session import FusedSession
 
     said = []
     free, _ = torch.cuda.mem_get_info()
@@ -223,7 +223,7 @@ def test_high_bit_depth_on_the_gpu(bundle_dir, real_blocks):
 
 
 def test_predict_streams_through_the_gpu(bundle_dir, real_blocks, tmp_path):
-    from infer.blocks import open_blocks
+    from infer.block_file import open_blocks
     from infer.predict import PredictTask, predict_source
 
     blocks = np.tile(real_blocks[0], (40, 1, 1))

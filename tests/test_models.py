@@ -11,7 +11,7 @@ from infer.session import SessionOptions, open_session
 from infer.verify import read_reference
 from tests.helpers import REPO
 from train.checkpoint import open_run
-from train.decision import recorded_decision
+from train.measures.decision import recorded_decision
 
 MODELS = REPO / "models"
 LARGEST = {"tiny": 2.5e6, "compact": 12e6, "accurate": 60e6, "accurate-context": 60e6}

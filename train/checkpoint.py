@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from bundle import write_atomically
 from errors import ArtefactError, InputError
+from files import write_atomically
 from train.model import ModelConfig, PartitionModel
 
 RUN_SCHEMA = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,6 @@ from typing import Any
 from train.batches import AUGMENTATIONS, SAMPLERS
 from train.losses import LOSSES
 from train.model import ModelConfig
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, text) as long work goes on; total is 0 where it is not known."""
-
-Announce = Callable[[str], None]
-"""Called with one line of what was read, used or written."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from bundle import write_atomically
+from files import write_atomically
 from partition import PARTITION_NAMES
 
 
@@ -63,7 +63,7 @@ def draw_confusion(report: dict[str, Any], title: str) -> Figure:
 
 def draw_candidates(report: dict[str, Any], title: str) -> Figure:
     """Mean candidate set against the share of true types kept, overall and by qindex band; `report` as
-    train.metrics.evaluate_logits gives it. Crosses are the named thresholds."""
+    train.measures.metrics.evaluate_logits gives it. Crosses are the named thresholds."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
     parts = {"all qindex": report["candidates"], **{k: r["candidates"] for k, r in report["by_qindex"].items()}}

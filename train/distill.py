@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from partition import HEADS, Partition, head_targets
+from progress import Progress
 from train.batches import SYMMETRIES, Batch, DeviceBlocks, flip, middle
-from train.config import Progress
 from train.model import PartitionModel, chain_rule
 
 ASKED_AT_ONCE = {"cpu": 1024, "cuda": 16384}

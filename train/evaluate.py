@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from partition import chain_rule
 from train.batches import DeviceBlocks
-from train.calibrate import fit_sharpness
-from train.candidates import fit_keep
-from train.decision import fit_decision
 from train.loop import predict_logits
-from train.metrics import as_none, evaluate_logits
+from train.measures.calibrate import fit_sharpness
+from train.measures.candidates import fit_keep
+from train.measures.decision import fit_decision
+from train.measures.metrics import as_none, evaluate_logits
 from train.model import PartitionModel
 from train.pairs import RunPairs
 

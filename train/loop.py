@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from errors import InputError, UsageError
+from progress import Progress
 from train.average import Average
 from train.batches import Batch, DeviceBlocks, augment, epoch_indices
-from train.config import Progress, TrainConfig
-from train.counts import HeadCounts
+from train.config import TrainConfig
 from train.distributed import World
 from train.graphed import GraphedStep, Learn
-from train.metrics import head_metrics, macro_f1
+from train.measures.counts import HeadCounts
+from train.measures.metrics import head_metrics, macro_f1
 from train.model import PartitionModel
 from train.stages import STAGE_HEADS, StageNet, auxiliary_log_loss, stage_targets
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from partition import BORDERS, HEADS, LOGITS, NODE_SIZE, MacroClass, head_slices
+from train.backbones.trunks import TRUNKS, Trunk
 from train.layers import ConvAdapter, Head, LowRankAdapter, ParallelAdapter, QindexEmbedding
-from train.trunks import TRUNKS, Trunk
 
 EMBEDDING_WIDTH = 32
 ADAPTERS = ("series", "parallel", "lora", "none")

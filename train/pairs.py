@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from data.dataset import Dataset, joined, load_pictures, load_split
+from data.split import calibration_pictures
 from errors import InputError
 from train.batches import DeviceBlocks
-from train.calibrate import calibration_pictures
 
 
 @dataclass(frozen=True)

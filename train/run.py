@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bundle import write_atomically
 from data.dataset import open_dataset
 from data.split import check_splits
 from errors import ArtefactError, UsageError
+from files import write_atomically
+from progress import Announce, Progress
 from train.batches import middle
 from train.checkpoint import (
     MODEL_FILE,
@@ -28,7 +29,7 @@ from train.checkpoint import (
     save_resume,
     save_run,
 )
-from train.config import Announce, Progress, TrainConfig, TrainTask
+from train.config import TrainConfig, TrainTask
 from train.curves import draw_candidates, draw_confusion, draw_curves, save_figure
 from train.distill import taught
 from train.distributed import World, world

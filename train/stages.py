@@ -25,7 +25,7 @@ from train.config import TrainConfig
 from train.distill import class_members, head_shares, soft_cross_entropy
 from train.freeze import freeze
 from train.losses import Loss, make_loss
-from train.metrics import as_none
+from train.measures.metrics import as_none
 from train.model import PartitionModel
 
 STAGE_HEADS = {1: ("stage1",), 2: ("macro",), 3: ("rect", "ab", "four")}

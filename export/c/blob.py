@@ -39,7 +39,7 @@ def write_blob(program: Program, keep: Mapping[str, float], run_sha256: str) -> 
     """The blob of a program.
 
     Args:
-        program: float32, or quantised by export.c.quantise.
+        program: float32, or quantised by export.c.int8.
         keep: the manifest's thresholds by the share of true types that they keep, such as {"0.98": 0.01}.
         run_sha256: hex, of the run's weights.
 

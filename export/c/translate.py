@@ -1,7 +1,7 @@
-"""A lowered graph (export/lower.py) as the C library's list of operations (export/c/ops.py), node by node: a product
-opens an operation, and what follows is taken into it while nothing else reads what is there.
+"""A lowered graph as the C library's list of operations (export/c/ops.py), node by node:
+a product opens an operation, and what follows is taken into it while nothing else reads what is there.
 
-    matmul ─► + residual ─► * scale ─► + shift ─► relu        becomes        one product
+matmul ─► + residual ─► * scale ─► + shift ─► relu        becomes        one product
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from compiler.passes.max_pool_rows import pool_row
+from compiler.passes.product_nodes import value_of
 from errors import MissingComponentError
 from export.c.ops import LUMA, SIZE, Op, Operand, Program
-from export.pool import pool_row
-from export.products import value_of
 
 EXAMPLE_BATCH = 3
 
@@ -29,7 +29,7 @@ def build_program(core: fx.GraphModule) -> Program:
     """The operations of a lowered graph.
 
     Args:
-        core: from export.compile.compile_model with `rows`, lowered to products; its inputs are `luma` and `qindex`.
+        core: from compiler.compile.compile_model with `rows`, lowered to products; its inputs are `luma` and `qindex`.
 
     Raises:
         MissingComponentError: if it holds an operation that the C library has not.

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import Bundle, write_atomically
+from bundle import Bundle
+from compiler.compile import CompiledModel, CompileOptions, compile_model
 from errors import MissingComponentError
 from export.c.blob import write_blob
+from export.c.int8 import quantise_program, row_ranges
 from export.c.ops import Program, logits_of, run_program
-from export.c.quantise import quantise_program, row_ranges
 from export.c.translate import build_program
-from export.certificate import sample_pairs
-from export.compile import CompiledModel, CompileOptions, compile_model
-from export.quantise import sample_feeds
+from export.certify import sample_pairs
+from export.onnx_int8 import sample_feeds
+from files import write_atomically
 from infer.parity import compare, require
-from infer.torch_session import open_weights, reference_prediction
-from train.config import Announce
+from infer.sessions.torch_session import open_weights, reference_prediction
+from progress import Announce
 from train.model import ModelConfig, PartitionModel
 
 SOURCE_DIR = Path(__file__).parent / "source"

@@ -1,4 +1,4 @@
-"""benchmarks/accuracy.py and picture_bootstrap.py: figures that are those of train/metrics.py, intervals over pictures,
+"""benchmarks/accuracy.py and picture_bootstrap.py: figures that are those of metrics.py, intervals over pictures,
 rows that stay."""
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from benchmarks import accuracy
 from benchmarks.accuracy import class_shares, difference_table, mean_by_block, open_splits, table
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
-from bundle import sha256_of
 from data.dataset import load_split, open_dataset
 from errors import InputError
+from files import sha256_of
 from partition import QINDEX_BANDS
 from tests import helpers
-from train.candidates import Keep, fit_keep, operating_point
-from train.decision import Decision, fit_decision
-from train.metrics import as_none, calibration_error, confusion, macro_f1, partition_metrics
+from train.measures.candidates import Keep, fit_keep, operating_point
+from train.measures.decision import Decision, fit_decision
+from train.measures.metrics import as_none, calibration_error, confusion, macro_f1, partition_metrics
 
 KEEP = Keep({"0.98": 0.03}, "calib")
 PLAIN = Decision((1.0,) * 10, (0.0,) * 10, "calib")

@@ -14,7 +14,7 @@ import benchmarks.encoder_rows as rows_of
 import export.c.write
 from benchmarks.encoder_analysis import Curve, analyse, bd_rate, curves_of, interval, ladder_gap
 from bundle import open_bundle
-from data.frames import FrameFormat
+from frames.frame import FrameFormat
 from tests.encodes import needs_libaom, pan, write_y4m
 from tests.helpers import copy_of, rewrite
 

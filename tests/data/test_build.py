@@ -19,12 +19,12 @@ from PIL import Image
 import data.encode
 from data.build import BuildConfig, build_dataset
 from data.dataset import load_split, open_dataset
-from data.frames import Frame, FrameFormat
 from data.scan import ReadOptions
 from data.split import check_splits, split_by_name
 from data.store import Store
-from encoder.libaom import EncodeOptions, Libaom, cq_of_qindex
+from encoder.libaom.library import EncodeOptions, Libaom, cq_of_qindex
 from errors import InputError, MissingComponentError, OutputError, ToolkitError, UsageError
+from frames.frame import Frame, FrameFormat
 from tests.encodes import crop, needs_libaom, pan, write_y4m
 from tests.helpers import REPO, file_size_limit
 

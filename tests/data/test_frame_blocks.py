@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data.blocks import cut_blocks
+from data.cutting import cut_blocks
 from data.frame_blocks import FrameBlocks
-from data.frames import FrameFormat
+from frames.frame import FrameFormat
 from tests.helpers import random_luma
 
 FORM = FrameFormat(40, 37, 8, "mono")

@@ -1,17 +1,18 @@
-"""data/label.py and data/bitstream.py: streams that exist already, beside their source."""
+"""data/label.py and encoder/bitstream.py: streams that exist already, beside their source."""
 
 import subprocess
 
 import numpy as np
 import pytest
 
-from data.bitstream import read_temporal_units
 from data.dataset import open_dataset
-from data.frames import Frame, FrameFormat, open_frames
 from data.label import LabelConfig, label_streams
 from data.scan import ReadOptions
-from encoder.libaom import Libaom
+from encoder.bitstream import read_temporal_units
+from encoder.libaom.library import Libaom
 from errors import InputError, UsageError
+from frames.frame import Frame, FrameFormat
+from frames.reader import open_frames
 from tests.encodes import PROGRAMS, needs_libaom, pan, write_y4m
 
 SIZE = FrameFormat(64, 48, 8, "420")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.frames import FrameFormat
 from encoder.masks import map_of_whole_nodes
+from encoder.partition_map import MapFormat, write_partition_map
 from encoder.program import encode_file, stream_labels
-from infer.partition_map import MapFormat, write_partition_map
+from frames.frame import FrameFormat
 from tests.encodes import PROGRAMS
 
 SIZE = FrameFormat(136, 104, 8, "420")  # nodes straddle the right and the lower edge

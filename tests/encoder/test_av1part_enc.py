@@ -5,13 +5,13 @@ import subprocess
 import numpy as np
 import pytest
 
-from data.bitstream import read_temporal_units
-from data.frames import FrameFormat
-from encoder.libaom import Libaom
+from encoder.bitstream import read_temporal_units
+from encoder.libaom.library import Libaom
 from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks, violations
+from encoder.partition_map import UNDECIDED, MapFormat, write_partition_map
 from encoder.program import encode_file
 from errors import InputError, MissingComponentError, OutputError, UsageError
-from infer.partition_map import UNDECIDED, MapFormat, write_partition_map
+from frames.frame import FrameFormat
 from partition import COVERED, BlockSize, Partition
 from tests.encoder.restricted import BASIC, PICTURE, SIZE, Encodes, ringing
 from tests.encodes import PROGRAMS, needs_libaom, pan, write_y4m

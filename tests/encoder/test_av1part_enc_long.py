@@ -5,12 +5,12 @@ import subprocess
 import numpy as np
 import pytest
 
-from data.frames import FrameFormat
-from encoder.libaom import libaom_dir
+from encoder.libaom.library import libaom_dir
 from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks, violations
+from encoder.partition_map import UNDECIDED, MapFormat, write_partition_map
 from encoder.program import encode_file
 from errors import InputError
-from infer.partition_map import UNDECIDED, MapFormat, write_partition_map
+from frames.frame import FrameFormat
 from partition import Partition
 from tests.encoder.restricted import BASIC, PICTURE, SIZE, Encodes, ringing
 from tests.encodes import build_encoder, needs_libaom, pan, write_y4m
@@ -53,7 +53,7 @@ def test_debians_own_libaom(tmp_path):
     found = sorted(libaom_dir().parent.glob("libaom-debian-*/include/config/aom_config.h"))
     if not found:
         pytest.skip("make encoder-debian was not run here")
-    archive, include = subprocess.check_output([REPO / "encoder" / "debian_headers.sh"], text=True).split()
+    archive, include = subprocess.check_output([REPO / "encoder" / "libaom" / "debian_headers.sh"], text=True).split()
     program = build_encoder(tmp_path, f"ARCHIVE={archive}", f"INCLUDE={include}", "HOOK_FLAGS=")
     clip = write_y4m(tmp_path / "clip.y4m", SIZE, pan(SIZE, 2, PICTURE))
     encodes = Encodes(program, tmp_path, clip)

@@ -1,4 +1,6 @@
-"""encoder/build_libaom.sh: what it refuses, and that a finished build is left alone. Building itself is CI's set-up."""
+"""encoder/libaom/build_libaom.sh: what it refuses, and that a finished build is left alone.
+
+Building itself is CI's set-up."""
 
 import os
 import platform
@@ -8,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from encoder.libaom import ensure_libaom, libaom_dir
+from encoder.libaom.library import ensure_libaom, libaom_dir
 from errors import MissingComponentError
 from tests.encodes import needs_libaom
 from tests.helpers import REPO
 
-SCRIPT = REPO / "encoder" / "build_libaom.sh"
+SCRIPT = REPO / "encoder" / "libaom" / "build_libaom.sh"
 # What the script itself needs, without compilers.
 UTILITIES = ("sh", "uname", "nproc", "dirname", "mktemp", "rm", "mkdir", "sha256sum", "cut", "cat", "echo", "rmdir")
 

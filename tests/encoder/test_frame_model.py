@@ -8,9 +8,9 @@ import pytest
 
 import export.c.write
 from bundle import open_bundle
-from data.frames import FrameFormat
 from encoder.program import encode_file
 from errors import InputError, UsageError
+from frames.frame import FrameFormat
 from tests.encodes import needs_libaom, pan, write_y4m
 from tests.helpers import REPO
 

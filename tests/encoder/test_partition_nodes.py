@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.frames import FrameFormat, open_frames
-from encoder.libaom import EncodeOptions, Libaom, cq_of_qindex, libaom_dir
+from encoder.libaom.library import EncodeOptions, Libaom, cq_of_qindex, libaom_dir
+from frames.frame import FrameFormat
+from frames.reader import open_frames
 from partition import COVERED, partitions_from_map, tree_partitions
 from tests.encodes import crop, needs_libaom
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from train.backbones.trunks import Trunk
 from train.layers import BasicBlock, ConvBN, Film, SpatialAttention, SqueezeExcite
-from train.trunks import Trunk
 
 CHANNELS = (4, 8, 12)
 
@@ -110,7 +110,7 @@ def draw_steps(draw, luma: int) -> tuple[list[tuple], int, tuple[int, int]]:
 
 
 def draw_trunk(draw, luma: int) -> type[Trunk]:
-    """A trunk class for that many channels of luma, as train.trunks.TRUNKS holds them."""
+    """A trunk class for that many channels of luma, as train.backbones.trunks.TRUNKS holds them."""
     steps, at, widths = draw_steps(draw, luma)
 
     class Drawn(RandomTrunk):

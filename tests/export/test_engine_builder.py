@@ -8,7 +8,7 @@ import pytest
 
 from errors import ArtefactError, MissingComponentError
 from export.engine_builder import EngineTask, build_engine
-from infer.tensorrt_library import Library
+from infer.sessions.tensorrt_library import Library
 from tests.tensorrt_stub import PARSED, make_tensorrt
 
 TASK = EngineTask(b"onnx", "model.fp16.engine", "fp16", (1, 64, 256))

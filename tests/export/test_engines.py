@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import export.engines
-from bundle import open_bundle, sha256_of
+from bundle import open_bundle
 from errors import ArtefactError, MissingComponentError, UsageError
 from export.engine_builder import EngineTask, build_engine
 from export.engine_types import PRODUCTS
@@ -25,9 +25,10 @@ from export.engines import (
     parse_compute_capabilities,
     previous_engines,
 )
-from infer.cuda import Gpu
-from infer.engine_record import EngineRecord
-from infer.tensorrt_library import open_library
+from files import sha256_of
+from infer.sessions.cuda import Gpu
+from infer.sessions.engine_record import EngineRecord
+from infer.sessions.tensorrt_library import open_library
 from tests.helpers import copy_of, rewrite, tree
 from tests.tensorrt_stub import make_tensorrt
 
@@ -158,7 +159,7 @@ def test_a_bundle_with_engines_is_verified_where_they_cannot_run(engine_bundle, 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("trunk", ["compact", "resnet18"])
 def test_both_trunks_and_both_input_forms_build(trained_like, rtx, trunk, precision):
-    from export.compile import CompileOptions, compile_model
+    from compiler.compile import CompileOptions, compile_model
     from export.onnx_writer import build_onnx
 
     compiled = compile_model(trained_like(trunk=trunk), CompileOptions(precision=precision))[0]

@@ -10,10 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.compile import CompileOptions, compile_model
+from compiler.compile import CompileOptions, compile_model
 from export.onnx_writer import build_onnx, save_onnx
 from infer.parity import compare, judge
-from infer.torch_session import reference_prediction
+from infer.sessions.torch_session import reference_prediction
 from tests.helpers import REPO
 
 REFUSED_BY_TENSORRT = {"SplitToSequence", "SequenceAt", "SequenceConstruct", "ConcatFromSequence", "BitShift", "Mod"}

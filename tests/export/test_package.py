@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-import infer.package_record
-from bundle import BundleFile, open_bundle, sha256_of
+import infer.sessions.package_record
+from bundle import BundleFile, open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
 from export.package import check_package_device
-from infer.package_record import PackageRecord, local_target, torch_release
+from files import sha256_of
 from infer.parity import compare, judge
 from infer.session import SessionOptions, open_session
+from infer.sessions.package_record import PackageRecord, local_target, torch_release
 from infer.verify import verify_bundle
 from tests.helpers import copy_of, rewrite
 
@@ -43,7 +44,7 @@ def bundle_with_package(bundle_dir, folder, **changes):
     ],
 )
 def test_a_package_of_another_machine_is_refused_with_the_command(bundle_dir, tmp_path, monkeypatch, changes, words):
-    monkeypatch.setattr(infer.package_record.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(infer.sessions.package_record.torch.cuda, "is_available", lambda: False)
     bundle = open_bundle(bundle_with_package(bundle_dir, tmp_path / "b", **changes))
     with pytest.raises(ForeignArtefactError, match=words) as error:
         open_session(bundle, "aotinductor", SessionOptions())

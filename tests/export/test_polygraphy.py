@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.compile import CompileOptions, compile_model
+from compiler.compile import CompileOptions, compile_model
 from export.onnx_writer import build_onnx, save_onnx
-from infer.torch_session import reference_prediction
+from infer.sessions.torch_session import reference_prediction
 from train.checkpoint import open_run
 
 pytest.importorskip("polygraphy")

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import export.run
-from bundle import TOOLKIT_VERSION, open_bundle, sha256_of
+from bundle import TOOLKIT_VERSION, open_bundle
+from compiler.flops import multiply_adds
 from errors import MissingComponentError, ParityError, UsageError
-from export.certificate import reference_set, sample_pairs
+from export.certify import reference_set, sample_pairs
 from export.engines import EngineOptions
-from export.flops import multiply_adds
 from export.run import ExportTask, export_run, semantics
+from files import sha256_of
 from infer.parity import compare, judge
 from infer.session import SessionOptions, open_session
 from infer.verify import read_reference

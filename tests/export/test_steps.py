@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.certificate import sample_pairs
-from export.compile import CompileOptions, compile_model
+from compiler.compile import CompileOptions, compile_model
+from export.certify import sample_pairs
 from infer.parity import compare, judge
 from tests import helpers
 from train.checkpoint import open_run

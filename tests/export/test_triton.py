@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from bundle import Bundle, BundleFile, open_bundle
 from errors import MissingComponentError, OutputError
 from export.triton import FRAME, Batching, write_repository
-from infer.engine_record import EngineRecord
+from infer.sessions.engine_record import EngineRecord
 from partition import PARTITION_NAMES
 
 RECORD = EngineRecord(

@@ -64,7 +64,7 @@ def main() -> None:
     import sys
 
     import infer.predict
-    from infer.blocks import open_blocks
+    from infer.block_file import open_blocks
     from infer.predict import PredictTask, predict_source
 
     path, qindex, output, known = sys.argv[1:]

@@ -10,7 +10,7 @@ import pytest
 from errors import ParityError
 from infer.parity import BIN_EDGES, TOLERANCES, Flip, ParityReport, compare, judge, require
 from partition import COVERED, PARTITION_NAMES
-from train import metrics
+from train.measures import metrics
 
 
 def softmax(values):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.blocks import cut_blocks
-from infer.partition_map import read_partition_map
-from infer.torch_session import reference_prediction
+from data.cutting import cut_blocks
+from encoder.partition_map import read_partition_map
+from infer.sessions.torch_session import reference_prediction
 from tests.helpers import SAMPLE
 from train.checkpoint import open_run
 

@@ -7,14 +7,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import infer.onnxruntime_session
 import infer.session
+import infer.sessions.onnxruntime_session
 from bundle import open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
-from infer.onnxruntime_session import BoundBatch, OnnxRuntimeSession
 from infer.parity import compare, judge
-from infer.session import AUTO_ORDER, RUNTIMES, SessionOptions, cuda_devices, open_session
-from infer.torch_session import REFERENCE_BATCH, TorchSession
+from infer.session import AUTO_ORDER, RUNTIMES, SessionOptions, open_session
+from infer.sessions.onnxruntime_session import BoundBatch, OnnxRuntimeSession
+from infer.sessions.torch_session import REFERENCE_BATCH, TorchSession
+from machine import cuda_devices
 from partition import chain_rule
 from tests.infer.stand_in import StandInSession
 from train.checkpoint import open_run
@@ -162,13 +163,13 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch):
 
 
 def test_cuda_without_a_gpu_is_missing(bundle, monkeypatch):
-    monkeypatch.setattr(infer.onnxruntime_session, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(infer.sessions.onnxruntime_session, "cuda_devices", lambda: 0)
     with pytest.raises(MissingComponentError, match="no CUDA GPU"):
         open_session(bundle, "onnxruntime-cuda", SessionOptions())
 
 
 def test_cuda_with_an_onnxruntime_for_the_cpu_is_missing(bundle, monkeypatch):
-    monkeypatch.setattr(infer.onnxruntime_session, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(infer.sessions.onnxruntime_session, "cuda_devices", lambda: 1)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(MissingComponentError, match="no CUDA provider") as error:
         open_session(bundle, "onnxruntime-cuda", SessionOptions())
@@ -195,7 +196,7 @@ def test_the_provider_is_read_back_and_must_be_the_one_asked_for(bundle, monkeyp
     def printing():
         print("Failed to load libcublasLt")
 
-    monkeypatch.setattr(infer.onnxruntime_session, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(infer.sessions.onnxruntime_session, "cuda_devices", lambda: 1)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "preload_dlls", printing, raising=False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", FellBack)

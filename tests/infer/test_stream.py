@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from errors import DeviceError, InputError, OutputError
-from infer.blocks import open_blocks
+from infer.block_file import open_blocks
 from infer.result import partial_path, result_file
 from infer.session import Prediction
 from infer.stream import BATCH, predict_stream

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 import infer.verify
-from bundle import open_bundle, sha256_of
+from bundle import open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError
+from files import sha256_of
 from infer.session import SessionOptions, open_session
 from infer.verify import read_reference, verify_bundle
 from tests.helpers import copy_of, rewrite
-from tests.infer.test_engine_record import FULL
+from tests.infer.sessions.test_engine_record import FULL
 
 
 @pytest.fixture

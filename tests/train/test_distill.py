@@ -75,7 +75,7 @@ def test_a_teacher_is_asked_for_eight_views_of_each_pair(trained_like, real_bloc
     assert found.dtype == torch.float32 and np.abs(found.numpy() - expected).max() < 1e-5
     assert [(done, total) for done, total, _ in told] == [(0, 1500), (1024, 1500)]
     with torch.no_grad():
-        plain = chain_rule(model(data.blocks, data.qindex)).numpy()
+        plain = chain_rule(model(data.cutting, data.qindex)).numpy()
     assert np.abs(plain - expected).mean() > 1e-4, "one view alone says something else"
     halved = taught([model], data, True, lambda *_: None)
     assert halved.dtype == torch.float32 and 0 < (halved - found).abs().mean() < 0.02

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.dataset import load_split, open_dataset
-from infer.session import cuda_devices
+from machine import cuda_devices
 from train.batches import DeviceBlocks
 from train.config import TrainConfig
 from train.distill import taught

@@ -140,7 +140,7 @@ def test_training_lowers_the_loss_and_reports_each_epoch(data, stage):
 
 
 def test_validation_metrics_are_those_of_the_epochs_weights(data):
-    from train.metrics import head_metrics
+    from train.measures.metrics import head_metrics
 
     loop = make_loop(data, 2, epochs=1)
     for state in loop.epochs(silent):
@@ -228,7 +228,7 @@ def test_what_is_frozen_stays_to_the_bit_in_the_average(data):
 
 
 def test_the_auxiliary_heads_log_loss_is_recorded_beside(data):
-    from train.metrics import as_none
+    from train.measures.metrics import as_none
 
     loop = make_loop(data, 1, epochs=1, average=0.5)
     [state] = list(loop.epochs(silent))
@@ -248,8 +248,8 @@ def test_an_epoch_of_stage_1_goes_through_the_data_as_often_as_told(data):
 
 
 def test_training_metrics_are_those_of_a_slow_count(data):
-    from train.counts import HeadCounts
-    from train.metrics import as_none, confusion
+    from train.measures.counts import HeadCounts
+    from train.measures.metrics import as_none, confusion
 
     loop = make_loop(data, 3, epochs=1)
     label = data[0].label[:200]

@@ -16,17 +16,17 @@ from safetensors.torch import load_file, save_file
 import train.run
 import train.stages
 from data.dataset import load_split, open_dataset
+from data.split import calibration_pictures
 from errors import ArtefactError, InputError, OutputError, UsageError
+from evaluate.report import evaluate_artefact
 from tests.helpers import REPO, file_size_limit, index_row, write_index, write_random_dataset, write_tiny_dataset
 from train.batches import DeviceBlocks
-from train.calibrate import calibration_pictures
 from train.checkpoint import load_resume, load_weights, model_bytes, open_run, save_resume
 from train.config import TrainConfig, TrainTask
 from train.freeze import batch_norms
 from train.loop import predict_logits
-from train.metrics import evaluate_logits
+from train.measures.metrics import evaluate_logits
 from train.model import ModelConfig, PartitionModel
-from train.report import evaluate_artefact
 
 
 def silent(*_):
@@ -295,7 +295,7 @@ def test_teachers_of_both_kinds_teach_a_student(bordered, finished, tiny_dataset
         return forward(self, batch, depth)
 
     def spy_on_asking(models, data, *rest):
-        asked.append((models, data.blocks, said := ask(models, data, *rest)))
+        asked.append((models, data.cutting, said := ask(models, data, *rest)))
         return said
 
     monkeypatch.setattr(train.stages.StageNet, "forward", spy)

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bundle import write_atomically
 from data.dataset import open_dataset
 from errors import InputError
-from train.config import Announce, Progress
+from files import write_atomically
+from progress import Announce, Progress
 from train.curves import save_figure
 from train.experiments.arms import EXPERIMENTS, ExperimentSettings
 from train.experiments.jobs import run_all, tasks_of

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from bundle import write_atomically
 from data.dataset import load_split, open_dataset
 from data.encode import local_workers
 from errors import ArtefactError, InputError, ToolkitError
-from infer.machine import machine
+from files import write_atomically
+from machine import machine
+from progress import Announce, Progress
 from train.checkpoint import RUN_FILE, open_run, save_run
-from train.config import Announce, Progress, TrainConfig
+from train.config import TrainConfig
 from train.distributed import world
 from train.experiments.arms import Arm, Experiment, ExperimentSettings, recipe_json, stage1_config
 from train.experiments.one_run import Data, run_arm, run_stage1

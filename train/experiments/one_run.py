@@ -16,7 +16,7 @@ from train.distributed import World
 from train.experiments.drift import DriftMeter
 from train.experiments.subset import partitioned
 from train.loop import StageLoop, predict_logits
-from train.metrics import head_metrics
+from train.measures.metrics import head_metrics
 from train.model import PartitionModel
 from train.stages import plain_copy
 

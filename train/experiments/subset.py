@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle import atomic_file
 from data.dataset import BlockSet
 from errors import ArtefactError, InputError
+from files import atomic_file
 from partition import COVERED, Partition
 
 ARRAYS = ("blocks", "block", "qindex", "label", "picture")

@@ -13,9 +13,9 @@ import torch
 
 from errors import MissingComponentError
 from export.c.blob import write_blob
-from export.c.quantise import quantise_program, row_ranges
+from export.c.int8 import quantise_program, row_ranges
 from export.c.write import SOURCE_DIR, build_model_program
-from infer.c_library import CModel, open_library
+from infer.sessions.c_library import CModel, open_library
 from tests import helpers
 from train.model import ModelConfig, PartitionModel
 

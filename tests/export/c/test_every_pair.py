@@ -9,11 +9,11 @@ import pytest
 
 from bundle import open_bundle
 from export.c.blob import write_blob
-from export.c.quantise import quantise_program, row_ranges
+from export.c.int8 import quantise_program, row_ranges
 from export.c.write import _calibration, build_model_program
-from export.certificate import reference_set
+from export.certify import reference_set
 from infer.parity import compare, judge
-from infer.torch_session import open_weights
+from infer.sessions.torch_session import open_weights
 from tests import helpers
 from train.checkpoint import open_run
 

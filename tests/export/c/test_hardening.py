@@ -134,7 +134,7 @@ def test_make_install_and_link(blobs, tmp_path, library):
     shown = subprocess.run(
         [tmp_path / "build" / "example", model, "140", "0.98"], input=y4m(luma), capture_output=True, check=True
     ).stdout.decode()
-    from infer.c_library import CModel
+    from infer.sessions.c_library import CModel
 
     _, masks = CModel(library, model).predict_plane(luma, 140, KEEP["0.98"])
     assert shown.splitlines() == ["frame 0", *(" ".join(f"{mask:03x}" for mask in row) for row in masks)]

@@ -8,13 +8,13 @@ import hashlib
 import numpy as np
 import pytest
 
-from data.blocks import cut_blocks
+from data.cutting import cut_blocks
 from errors import ArtefactError, InputError, MissingComponentError, ToolkitError
 from export.c.blob import write_blob
 from export.c.ops import Op, Operand, Program, logits_of, run_program
-from infer.c_library import CModel, Plane
 from infer.parity import compare, judge
-from infer.torch_session import reference_prediction
+from infer.sessions.c_library import CModel, Plane
+from infer.sessions.torch_session import reference_prediction
 from partition import candidate_sets, chain_rule
 from tests import helpers
 from tests.export.c.conftest import KEEP, TRUNKS

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from compiler.compile import CompileOptions, compile_model
 from errors import ArtefactError, InputError, MissingComponentError
 from export.c.write import SOURCE_DIR
-from export.compile import CompileOptions, compile_model
 from export.package import build_package
-from infer.c_library import CModel, open_library
 from infer.parity import TOLERANCES, compare, judge
+from infer.sessions.c_library import CModel, open_library
 from tests.export.c.conftest import KEEP
 from tests.export.c.test_library import sample_plane
 from train.model import ModelConfig, PartitionModel

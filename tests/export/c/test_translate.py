@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from errors import MissingComponentError
+from export.c.int8 import quantisable
 from export.c.ops import logits_of, run_program
-from export.c.quantise import quantisable
 from export.c.translate import build_program
 from export.c.write import build_model_program
 from tests.export.c.conftest import TRUNKS, calibrated_model

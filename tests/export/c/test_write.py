@@ -9,8 +9,8 @@ import export.c.write
 from bundle import SCHEMA_VERSION, Bundle, BundleFile, Manifest
 from errors import MissingComponentError, ParityError
 from export.c.write import SOURCES, blob_name, write_c
-from infer.c_library import CModel
-from infer.torch_session import reference_prediction
+from infer.sessions.c_library import CModel
+from infer.sessions.torch_session import reference_prediction
 from partition import PARTITION_NAMES
 from tests.export.c.conftest import KEEP
 from train.checkpoint import open_run

@@ -1,0 +1,1 @@
+"""libaom: how it is built, what its decoder tells, and its encoder."""

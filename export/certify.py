@@ -1,0 +1,76 @@
+"""What the files of a bundle are certified against: the reference's answers on the embedded sample."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data.dataset import SAMPLE_DIR, BlockSet, load_split, open_dataset
+from errors import ParityError
+from infer.certificate import BATCH, Certificate, ReferenceSet, certificate
+from infer.session import Session
+from infer.sessions.torch_session import reference_prediction
+from progress import Announce
+from train.model import PartitionModel
+
+
+def sample_pairs(border: int = 0) -> BlockSet:
+    """All labelled pairs of the embedded sample, its splits one after another, blocks with that border.
+
+    Raises:
+        InputError: if the sample is damaged.
+    """
+    dataset = open_dataset(SAMPLE_DIR)
+    parts = [load_split(dataset, split, border) for split in ("train", "val", "test")]
+    starts = np.cumsum([0] + [len(p.blocks) for p in parts])
+    pictures = np.cumsum([0] + [len(p.pictures) for p in parts])
+    return BlockSet(
+        blocks=np.concatenate([p.blocks for p in parts]).astype(np.uint8),
+        block=np.concatenate([p.block + s for p, s in zip(parts, starts, strict=False)]),
+        qindex=np.concatenate([p.qindex for p in parts]),
+        label=np.concatenate([p.label for p in parts]),
+        picture=np.concatenate([p.picture + s for p, s in zip(parts, pictures, strict=False)]),
+        pictures=tuple(name for p in parts for name in p.pictures),
+        bit_depth=8,
+    )
+
+
+def reference_set(model: PartitionModel, count: int | None = None, seed: int = 0) -> ReferenceSet:
+    """The reference's answers on the embedded sample.
+
+    Args:
+        model: unfolded, in eval mode, on the CPU.
+        count: blocks to draw, with qindex spread over all of 0-255 and no labels, since no encode used most of these;
+            None takes every labelled pair at its own qindex.
+        seed: of the draw.
+    """
+    pairs = sample_pairs(model.config.border)
+    blocks, block, qindex, label = pairs.blocks, pairs.block, pairs.qindex, pairs.label
+    if count is not None:
+        rng = np.random.default_rng(seed)
+        chosen = np.sort(rng.permutation(len(blocks))[:count])
+        blocks, block = blocks[chosen], np.arange(len(chosen))
+        qindex = rng.permutation(np.arange(len(chosen)) % 256).astype(np.uint8)
+    logits = [
+        reference_prediction(model, blocks[block[i : i + BATCH]], qindex[i : i + BATCH], 8).logits
+        for i in range(0, len(block), BATCH)
+    ]
+    return ReferenceSet(blocks, block, qindex, np.concatenate(logits), label if count is None else None)
+
+
+def certify(session: Session, reference: ReferenceSet, row: str, announce: Announce = lambda _: None) -> Certificate:
+    """Run a session on the reference set and judge it.
+
+    Args:
+        session: of the file to certify.
+        reference: what it must agree with.
+        row: key of infer.parity.TOLERANCES.
+        announce: told the result in one line.
+
+    Raises:
+        ParityError: if it does not agree.
+    """
+    made = certificate(session, reference, row)
+    if found := made.problems():
+        raise ParityError(f"{session.info.file}: {'; '.join(found)}", f"{made.report.summary()}; tolerance row '{row}'")
+    announce(f"parity under {session.info.describe()}: {made.report.summary()}")
+    return made

@@ -1,0 +1,121 @@
+"""Planar files: Y4M, which says what it holds, and raw YUV, which does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import InputError, UsageError
+from frames.frame import BIT_DEPTHS, CHROMA_SHIFTS, Frame, FrameFormat, FrameSource, check_samples, format_of
+
+_Y4M_MAGIC = b"YUV4MPEG2"
+_LINE_LIMIT = 4096
+# Tags may name a depth, "420p10", "mono12", or where chroma is sited, "420jpeg", which does not matter here.
+_Y4M_CHROMA = re.compile(r"(420)(?:jpeg|mpeg2|paldv)?|(420|422|444)(?:p(\d+))?|(mono)(\d+)?")
+
+
+@dataclass(frozen=True)
+class _PlanarSource(FrameSource):
+    """Frames of equal length one after another, each behind a line of its own in Y4M."""
+
+    path: Path
+    format: FrameFormat
+    frame_count: int | None
+    start: int
+    marker: bytes
+
+    def __iter__(self) -> Iterator[Frame]:
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            count = 0
+            while (frame := self._read(file, count)) is not None:
+                yield frame
+                count += 1
+        if not count:
+            raise InputError(f"{self.path} holds no frame")
+
+    def _read(self, file: BinaryIO, count: int) -> Frame | None:
+        if self.marker:
+            line = file.readline(_LINE_LIMIT)
+            if not line:
+                return None
+            if not (line.startswith(self.marker) and line.endswith(b"\n")):
+                raise self._damaged(count, "then comes no FRAME line")
+        data = file.read(self.format.frame_bytes)
+        if not data and not self.marker:
+            return None
+        if len(data) < self.format.frame_bytes:
+            raise self._damaged(count, f"then {len(data)} of {self.format.frame_bytes} bytes")
+        return check_samples(self._cut(data), self.format.bit_depth, f"{self.path}, frame {count}")
+
+    def _cut(self, data: bytes) -> Frame:
+        samples: NDArray[np.integer] = np.frombuffer(data, self.format.dtype)
+        planes, start = [], 0
+        for rows, cols in self.format.plane_shapes:
+            planes.append(samples[start : start + rows * cols].reshape(rows, cols))
+            start += rows * cols
+        return Frame(tuple(planes))
+
+    def _damaged(self, count: int, what: str) -> InputError:
+        return InputError(
+            f"{self.path} is truncated or damaged: {count} whole frames, {what}",
+            "copy the file again" if self.marker else f"is it {self.format}? check the size options",
+        )
+
+
+def open_y4m(path: Path) -> FrameSource:
+    """Open a Y4M file (4:2:0, 4:2:2, 4:4:4, mono; 8, 10, 12 bit).
+
+    Raises:
+        InputError: if the header is missing or damaged, or its size, depth or chroma format is not read.
+    """
+    with path.open("rb") as file:
+        header = file.readline(_LINE_LIMIT)
+        start = file.tell()
+    if not header.startswith(_Y4M_MAGIC):
+        raise InputError(f"{path} is no Y4M file: it does not start with {_Y4M_MAGIC.decode()}")
+    if not header.endswith(b"\n"):
+        raise InputError(f"{path} is truncated: its header has no end, 0 whole frames were read")
+    fields = {word[0]: word[1:] for word in header.decode("ascii", "replace").split()[1:]}
+    try:
+        width, height = int(fields["W"]), int(fields["H"])
+    except (KeyError, ValueError):
+        raise InputError(f"{path}: the Y4M header gives no width and height") from None
+    chroma, bit_depth = _y4m_chroma(fields.get("C", "420"), path)
+    frame_format = format_of(path, width, height, bit_depth, chroma)
+    # Frame lines may carry parameters; only when none does is the count known beforehand.
+    count, rest = divmod(path.stat().st_size - start, len(b"FRAME\n") + frame_format.frame_bytes)
+    return _PlanarSource(path, frame_format, None if rest else count, start, b"FRAME")
+
+
+def _y4m_chroma(tag: str, path: Path) -> tuple[str, int]:
+    match = _Y4M_CHROMA.fullmatch(tag)
+    if not match:
+        known = ", ".join(c for c in CHROMA_SHIFTS)
+        raise InputError(f"{path}: chroma format C{tag} is not read", f"known: {known}, with p10 or p12 behind")
+    sited, planar, depth, mono, mono_depth = match.groups()
+    bit_depth = int(depth or mono_depth or 8)
+    if bit_depth not in BIT_DEPTHS:
+        raise InputError(f"{path}: chroma format C{tag} has {bit_depth} bits per sample; AV1 has 8, 10 and 12")
+    return sited or planar or mono, bit_depth
+
+
+def open_raw(path: Path, raw: FrameFormat | None) -> FrameSource:
+    """Open a raw planar YUV file; above 8 bit its samples are little-endian 16-bit words.
+
+    Raises:
+        UsageError: if no format is given.
+        InputError: if the file is shorter than one frame.
+    """
+    if raw is None:
+        raise UsageError(f"{path} is raw video, which does not say its size", "give --size WIDTHxHEIGHT")
+    count, rest = divmod(path.stat().st_size, raw.frame_bytes)
+    if not count:
+        raise InputError(f"{path} is truncated: 0 whole frames, {rest} of {raw.frame_bytes} bytes", f"is it {raw}?")
+    return _PlanarSource(path, raw, None if rest else count, 0, b"")

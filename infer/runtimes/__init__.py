@@ -1,0 +1,1 @@
+"""The runtimes by name."""

@@ -1,0 +1,1 @@
+"""What runs a bundle's files: a session for each library, and what only sessions need."""

@@ -1,0 +1,73 @@
+"""data/cutting.py against a loop over blocks and samples."""
+
+import numpy as np
+import pytest
+
+from data.cutting import cut_blocks, node_grid
+from tests.helpers import random_luma
+
+
+def slow_cut(luma, border=0):
+    """Blocks one by one, samples one by one; beyond the edge the last row or column goes on."""
+    height, width = luma.shape
+    places = range(-border, 16 + border)
+
+    def sample(y, x):
+        return luma[min(max(y, 0), height - 1), min(max(x, 0), width - 1)]
+
+    blocks = []
+    for top in range(0, height, 16):
+        for left in range(0, width, 16):
+            blocks.append([[sample(top + y, left + x) for x in places] for y in places])
+    return np.array(blocks, luma.dtype)
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 16), (32, 16), (48, 80), (17, 31), (1, 1), (5, 40), (33, 16)])
+@pytest.mark.parametrize("bit_depth", [8, 10])
+@pytest.mark.parametrize("border", [0, 8])
+def test_blocks_are_the_slow_twins(width, height, bit_depth, border):
+    luma = random_luma(3, width, height, bit_depth)
+    blocks = cut_blocks(luma, border)
+    assert blocks.dtype == luma.dtype and blocks.flags.c_contiguous
+    assert np.array_equal(blocks, slow_cut(luma, border))
+    rows, cols = node_grid(width, height)
+    assert len(blocks) == rows * cols
+
+
+def test_a_plane_that_is_no_array_of_its_own_is_cut_alike():
+    luma = random_luma(4, 70, 50)
+    assert np.array_equal(cut_blocks(luma[3:45, 5:60:2]), slow_cut(luma[3:45, 5:60:2]))
+    assert np.array_equal(cut_blocks(luma[3:45, 5:60:2], 8), slow_cut(luma[3:45, 5:60:2], 8))
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (50, 37)])
+def test_the_middle_of_a_bordered_block_is_the_block_and_its_border_its_neighbours_samples(width, height):
+    luma = random_luma(5, width, height)
+    rows, cols = node_grid(width, height)
+    plain = cut_blocks(luma).reshape(rows, cols, 16, 16)
+    wide = cut_blocks(luma, 8).reshape(rows, cols, 32, 32)
+    assert np.array_equal(wide[:, :, 8:24, 8:24], plain)
+    assert np.array_equal(wide[:, 1:, 8:24, :8], plain[:, :-1, :, 8:]), "left"
+    assert np.array_equal(wide[:, :-1, 8:24, 24:], plain[:, 1:, :, :8]), "right"
+    assert np.array_equal(wide[1:, :, :8, 8:24], plain[:-1, :, 8:, :]), "above"
+    assert np.array_equal(wide[:-1, :, 24:, 8:24], plain[1:, :, :8, :]), "below"
+    assert np.array_equal(wide[1:, 1:, :8, :8], plain[:-1, :-1, 8:, 8:]), "the corner between three neighbours"
+    assert (wide[0, :, :8] == wide[0, :, 8:9]).all() and (wide[:, 0, :, :8] == wide[:, 0, :, 8:9]).all()
+
+
+FLIPS = {
+    "left-right": (lambda a: a[..., ::-1], lambda grid: grid[:, ::-1]),
+    "up-down": (lambda a: a[..., ::-1, :], lambda grid: grid[::-1]),
+    "transpose": (lambda a: a.swapaxes(-1, -2), lambda grid: grid.swapaxes(0, 1)),
+}
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+@pytest.mark.parametrize("border", [0, 8])
+def test_blocks_of_a_flipped_picture_are_the_flipped_blocks(flip, border):
+    of_samples, of_nodes = FLIPS[flip]
+    luma = random_luma(6, 80, 48)
+    blocks = cut_blocks(luma, border)
+    expected = of_nodes(of_samples(blocks).reshape(3, 5, *blocks.shape[1:]))
+    found = cut_blocks(np.ascontiguousarray(of_samples(luma)), border)
+    assert np.array_equal(found, expected.reshape(found.shape))
