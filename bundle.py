@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from description import Task, task_of_border
 from errors import ArtefactError, InputError, MissingComponentError, UsageError
 from files import sha256_of, write_atomically
-from partition import BORDERS, NODE_SIZE, PARTITION_NAMES
+from partition import PARTITION_NAMES
 
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TOOLKIT_VERSION = "0.1.0"
 
 
@@ -56,9 +57,9 @@ class Manifest:
     Attributes:
         schema: version of this format.
         run_sha256: of the weights file of the run it was exported from.
-        model: train.model.ModelConfig as plain values.
-        semantics: inputs and outputs: shapes, dtypes, bit depths, qindex range, which pixels.
-        classes: partition names by id.
+        model: train.model.ModelConfig as plain values, but for the task.
+        task: what the model reads and answers.
+        semantics: inputs and outputs in words: shapes, dtypes, bit depths, qindex range, which pixels.
         files: by name.
         metrics: the run's validation metrics.
         versions: of the tools, and the GPU, that made it.
@@ -67,21 +68,11 @@ class Manifest:
     schema: int
     run_sha256: str
     model: dict[str, Any]
+    task: Task
     semantics: dict[str, Any]
-    classes: tuple[str, ...]
     files: dict[str, BundleFile]
     metrics: dict[str, Any]
     versions: dict[str, str]
-
-    @property
-    def border(self) -> int:
-        """Samples around each 16x16 block that the model sees, 0 or 8; bundles from before there was a border: 0."""
-        return int(self.model.get("border", 0))
-
-    @property
-    def side(self) -> int:
-        """Of the blocks that the model reads, in samples: 16, or 32 with a border."""
-        return NODE_SIZE + 2 * self.border
 
     def threshold(self, share: str) -> float:
         """The threshold of candidate sets that keeps that share of true types, 0-1 (docs/DESIGN.md, Candidate sets).
@@ -100,7 +91,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest as indented JSON."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(asdict(self) | {"task": self.task.to_json()}, indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Manifest:
@@ -112,6 +103,8 @@ class Manifest:
         values = json.loads(text)
         if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
             raise ValueError("it is no manifest")
+        if values["schema"] == 1:
+            values = _of_schema_1(values)
         if values["schema"] != SCHEMA_VERSION:
             raise ValueError(f"its schema is {values['schema']}, this version reads {SCHEMA_VERSION}")
         names = {f.name for f in fields(Manifest)}
@@ -121,16 +114,12 @@ class Manifest:
             files = {
                 name: BundleFile(**entry | {"steps": tuple(entry["steps"])}) for name, entry in values["files"].items()
             }
-            manifest = Manifest(**values | {"files": files, "classes": tuple(values["classes"])})
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"it is malformed: {error}") from None
+        manifest = Manifest(**values | {"files": files, "task": Task.from_json(values["task"])})
         _check_types(manifest)
         for entry in files.values():
             _check_types(entry)
-        if manifest.classes != PARTITION_NAMES:
-            raise ValueError("its classes are not those of this version")
-        if manifest.model.get("border", 0) not in BORDERS:
-            raise ValueError("its model sees a border that is neither 0 nor 8")
         keep = manifest.metrics.get("keep", {})
         if not isinstance(keep, dict) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in keep.values()):
             raise ValueError("its thresholds of candidate sets are not numbers from 0 to 1")
@@ -162,7 +151,20 @@ class Bundle:
         raise MissingComponentError(f"{self.root} holds no {wanted} file", f"it holds {have}; export again with it")
 
 
-_JSON_TYPES = {"str": str, "int": int, "dict": dict, "tuple": tuple}
+def _of_schema_1(values: dict[str, Any]) -> dict[str, Any]:
+    """A manifest from before tasks were written down: the border alone told them apart.
+
+    Raises:
+        ValueError: if it is malformed.
+    """
+    model = values.get("model")
+    if not isinstance(model, dict) or values.pop("classes", None) != list(PARTITION_NAMES):
+        raise ValueError("it is malformed: its model or its classes")
+    task = task_of_border(model.pop("border", 0))
+    return values | {"schema": SCHEMA_VERSION, "model": model, "task": task.to_json()}
+
+
+_JSON_TYPES = {"str": str, "int": int, "dict": dict, "tuple": tuple, "Task": Task}
 
 
 def _check_types(part: Manifest | BundleFile) -> None:

@@ -21,16 +21,20 @@ P(HORZ) = P(PARTITIONED) P(RECT) P(HORZ | RECT): `Level.factors` is that rule as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partition import BlockSize, Partition, legal_partitions
 
+Array = TypeVar("Array", bound=Any)
+"""A numpy array or a torch tensor."""
+
+OUTPUT_KINDS = ("logits", "probability", "partition")
 LARGEST_UNIT = 64
 NO_SAY = -1
 """Class of a partition type that a head does not tell apart."""
@@ -128,6 +132,11 @@ class Level:
             raise ValueError("the classes that no head divides are not the level's types")
         if sum(head.divides is None for head in self.heads) != 1:
             raise ValueError("one head alone divides all nodes")
+        divided = {head.divides[0] for head in self.heads if head.divides}
+        for head in self.heads:
+            ids = [self.types.index(Partition[c]) for c in head.classes] if head.name not in divided else []
+            if ids and ids != list(range(ids[0], ids[0] + len(ids))):
+                raise ValueError(f"the types that head '{head.name}' tells apart do not follow one another")
 
     @cached_property
     def logits(self) -> int:
@@ -239,9 +248,10 @@ class InputForm:
 class Task:
     """One kind of model.
 
-    Every array of N units has the nodes of a unit in one order: levels from the largest nodes down, and within a level
-    raster order. So `logits` float32 [N, task.logits] and `probability` float32 [N, task.probabilities] hold level
-    after level, node after node; labels and likeliest types are uint8 [N, task.nodes].
+    A block is what a model reads at once, whatever its unit: 16x16 samples, a superblock of 64x64, with their border.
+    Every array of N blocks has the nodes of a block in one order: levels from the largest nodes down, within each
+    in raster order. So `logits`, float32 [N, task.logits], and `probability`, float32 [N, task.probabilities], hold
+    level after level, node after node; labels and likeliest types are uint8 [N, task.nodes].
 
     Attributes:
         name: such as "blocks".
@@ -301,21 +311,45 @@ class Task:
         """Where each level's nodes lie among a unit's, by node size."""
         return self._slices(lambda level: 1)
 
-    def logit_slices(self) -> dict[int, slice]:
-        """Where each level's logits lie among a unit's, by node size."""
-        return self._slices(lambda level: level.logits)
+    def split_logits(self, logits: Array) -> dict[int, Array]:
+        """Views of `logits` [N, task.logits] by node size: [N, nodes, level.logits]. numpy and torch alike."""
+        return self._views(logits, lambda level: level.logits)
 
-    def probability_slices(self) -> dict[int, slice]:
-        """Where each level's probabilities lie among a unit's, by node size."""
-        return self._slices(lambda level: len(level.types))
+    def split_probability(self, probability: Array) -> dict[int, Array]:
+        """Views of `probability` [N, task.probabilities] by node size: [N, nodes, types]. numpy and torch alike."""
+        return self._views(probability, lambda level: len(level.types))
 
-    def _slices(self, each: Any) -> dict[int, slice]:
+    def _slices(self, each: Callable[[Level], int]) -> dict[int, slice]:
         slices, start = {}, 0
         for level in self.levels:
             stop = start + self.nodes_of(level) * each(level)
             slices[level.node_size] = slice(start, stop)
             start = stop
         return slices
+
+    def _views(self, array: Array, each: Callable[[Level], int]) -> dict[int, Array]:
+        parts = self._slices(each)
+        return {
+            level.node_size: array[:, parts[level.node_size]].reshape(-1, self.nodes_of(level), each(level))
+            for level in self.levels
+        }
+
+    def probability(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Probabilities float64 [N, task.probabilities] from logits float [N, task.logits], by the chain rule."""
+        parts = self.split_logits(logits)
+        by_level = [chain_rule(parts[level.node_size], level) for level in self.levels]
+        return np.concatenate([p.reshape(len(logits), -1) for p in by_level], 1)
+
+    def likeliest(self, probability: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """The likeliest type of each node, uint8 [N, task.nodes], from `probability` float [N, task.probabilities]."""
+        parts = self.split_probability(probability)
+        ids = [np.array(level.types, np.uint8)[parts[level.node_size].argmax(2)] for level in self.levels]
+        return np.concatenate(ids, 1)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of a graph's outputs, in order: logits of each level, then probability of each, then partition of each."""
+        return tuple(f"{kind}{self.suffix(level)}" for kind in OUTPUT_KINDS for level in self.levels)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for run.json, manifest, ONNX metadata and blob."""
@@ -394,3 +428,15 @@ BLOCKS_IN_CONTEXT = Task("blocks-in-context", InputForm(16, border=8, channels=2
 
 TASKS: dict[str, Task] = {task.name: task for task in (BLOCKS, BLOCKS_IN_CONTEXT)}
 """Those that ship. A task from a file need not be among them."""
+
+
+def task_of_border(border: object) -> Task:
+    """The task of files from before tasks were written down, which told a border alone.
+
+    Raises:
+        ValueError: for a border that none of them had.
+    """
+    for task in (BLOCKS, BLOCKS_IN_CONTEXT):
+        if type(border) is int and task.input.border == border:
+            return task
+    raise ValueError(f"its model sees a border of {border!r}; such files have 0 or 8")

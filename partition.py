@@ -26,17 +26,20 @@ from numpy.typing import NDArray
 MI_SIZE: Final = 4
 """Luma samples along one side of a mi unit."""
 
+NODE_SIZES: Final = (128, 64, 32, 16, 8)
+"""Luma samples along one side of the square nodes of the partition tree, from its root down."""
+
 NODE_SIZE: Final = 16
 """Luma samples along one side of the nodes that the model predicts."""
-
-BORDERS: Final = (0, 8)
-"""How many samples around a node a model may see."""
 
 QINDEX_BANDS: Final = ((0, 99), (100, 147), (148, 195), (196, 255))
 """The bands of qindex, both ends in, by which metrics and parity are reported."""
 
 COVERED: Final = 255
-"""Label of a 16x16 position that has no node of its own, since a larger partition covers it."""
+"""Label of a position that has no node of its size, since a larger partition covers it."""
+
+OUTSIDE: Final = 254
+"""Label of a position that does not lie wholly inside its frame: encoders signal less there."""
 
 
 class Partition(IntEnum):
@@ -98,80 +101,6 @@ BLOCK_SIZES: Final = len(BlockSize)
 # Width and height in mi units by BLOCK_SIZE id; the last entry, 0, stands for units outside the map.
 _WIDTH_MI: Final = np.array([b.width // MI_SIZE for b in BlockSize] + [0], np.uint8)
 _HEIGHT_MI: Final = np.array([b.height // MI_SIZE for b in BlockSize] + [0], np.uint8)
-
-
-class MacroClass(IntEnum):
-    """What stage 2 tells apart, given that a node is partitioned."""
-
-    SPLIT = 0
-    RECT = 1
-    AB = 2
-    FOUR = 3
-
-
-MACRO_MEMBERS: Final[dict[MacroClass, tuple[Partition, ...]]] = {
-    MacroClass.SPLIT: (Partition.SPLIT,),
-    MacroClass.RECT: (Partition.HORZ, Partition.VERT),
-    MacroClass.AB: (Partition.HORZ_A, Partition.HORZ_B, Partition.VERT_A, Partition.VERT_B),
-    MacroClass.FOUR: (Partition.HORZ_4, Partition.VERT_4),
-}
-
-HEADS: Final[dict[str, tuple[str, ...]]] = {
-    "stage1": ("NONE", "PARTITIONED"),
-    "macro": tuple(m.name for m in MacroClass),
-    "rect": tuple(p.name for p in MACRO_MEMBERS[MacroClass.RECT]),
-    "ab": tuple(p.name for p in MACRO_MEMBERS[MacroClass.AB]),
-    "four": tuple(p.name for p in MACRO_MEMBERS[MacroClass.FOUR]),
-}
-"""The five heads and the classes of each, in the order of the 14 logits."""
-
-LOGITS: Final = sum(len(classes) for classes in HEADS.values())
-
-
-def head_slices() -> dict[str, slice]:
-    """Where each head's logits lie among the 14 (axis 1 of `logits` [N, 14])."""
-    slices, start = {}, 0
-    for head, classes in HEADS.items():
-        slices[head] = slice(start, start + len(classes))
-        start += len(classes)
-    return slices
-
-
-def head_targets() -> dict[str, NDArray[np.int64]]:
-    """For each head, the class of every partition id, int64 [10]; -1 where the head has no say."""
-    targets = {head: np.full(len(Partition), -1, np.int64) for head in HEADS}
-    targets["stage1"][:] = 1
-    targets["stage1"][Partition.NONE] = 0
-    for macro, members in MACRO_MEMBERS.items():
-        targets["macro"][list(members)] = macro
-        if macro is not MacroClass.SPLIT:
-            targets[macro.name.lower()][list(members)] = np.arange(len(members))
-    return targets
-
-
-def chain_rule(logits: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Probability of each partition type from the logits of the five heads.
-
-    P(HORZ) = P(PARTITIONED) P(RECT) P(HORZ | RECT), and so on; computed in float64.
-
-    Args:
-        logits: float [N, 14], heads in the order of HEADS.
-
-    Returns:
-        float64 [N, 10], rows sum to 1.
-    """
-    exps = {}
-    for head, part in head_slices().items():
-        z = logits[:, part].astype(np.float64)
-        e = np.exp(z - z.max(1, keepdims=True))
-        exps[head] = e / e.sum(1, keepdims=True)
-    probability = np.empty((len(logits), len(Partition)))
-    probability[:, Partition.NONE] = exps["stage1"][:, 0]
-    for macro, members in MACRO_MEMBERS.items():
-        share = exps["stage1"][:, 1] * exps["macro"][:, macro]
-        inner = 1.0 if macro is MacroClass.SPLIT else exps[macro.name.lower()]
-        probability[:, list(members)] = share[:, None] * inner
-    return probability
 
 
 def candidate_sets(probability: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
@@ -327,20 +256,21 @@ def partitions_from_map(bsize: NDArray[np.uint8], width: int, height: int) -> ND
     return np.where(orphan, np.uint8(COVERED), nodes)
 
 
-def tree_partitions(bsize: NDArray[np.uint8]) -> dict[int, NDArray[np.uint8]]:
+def tree_partitions(bsize: NDArray[np.uint8], smallest: int = 8) -> dict[int, NDArray[np.uint8]]:
     """The whole partition tree of a frame, nodes that straddle its edge included.
 
     Superblocks of 64x64 look like 128x128 nodes that are SPLIT: a map cannot tell the two apart.
 
     Args:
         bsize: block-size map, uint8 [R, C], values 0-21.
+        smallest: node size to stop at.
 
     Returns:
-        For each node size from 128 down to 8 luma samples, uint8 [ceil(4R / size), ceil(4C / size)]: partition id
-        0-9, or COVERED where a larger block leaves no node of this size.
+        For each node size from 128 down to `smallest` luma samples, uint8 [ceil(4R / size), ceil(4C / size)]:
+        partition id 0-9, or COVERED where a larger block leaves no node of this size.
     """
     tree: dict[int, NDArray[np.uint8]] = {}
-    for size in (128, 64, 32, 16, 8):
+    for size in NODE_SIZES[: NODE_SIZES.index(smallest) + 1]:
         side = size // MI_SIZE
         rows, cols = (-(-n // side) for n in bsize.shape)
         nodes = _node_partitions(bsize, side, rows, cols)

@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from data.cutting import cut_blocks, node_grid
+from data.cutting import cut_blocks
+from data.labels import block_labels
+from description import BLOCKS, Task
 from errors import InputError
 from files import atomic_file
-from partition import BLOCK_SIZES, COVERED, MI_SIZE, BlockSize, block_origins, map_shape, partitions_from_map
+from partition import BLOCK_SIZES, MI_SIZE, OUTSIDE, BlockSize, Partition, block_origins, map_shape
 
 SPLITS = ("train", "val", "test")
 SAMPLE_DIR = Path(__file__).resolve().parent / "sample"
@@ -47,18 +49,20 @@ class Picture:
 class BlockSet:
     """The labelled blocks of one split.
 
-    Each block appears once in `blocks` and once for each of its encodes in the three arrays below.
+    Each block appears once in `blocks` and once for each of its encodes in the four arrays below.
 
     Attributes:
-        blocks: luma samples [B, S, S], uint8 or uint16; S is 16, or 32 for blocks with a border of 8.
+        task: whose blocks and nodes these are.
+        blocks: luma samples [B, S, S], uint8 or uint16; S is the side of the task's input form.
         block: row of `blocks` of each labelled pair, int64 [M].
         qindex: uint8 [M], 0-255.
-        label: partition id 0-9 or COVERED, uint8 [M].
+        label: partition id 0-9, COVERED or OUTSIDE of each node of the pair's block, uint8 [M, task.nodes].
         picture: row of `pictures` of each pair, int64 [M].
         pictures: the names of the pictures.
         bit_depth: of the samples.
     """
 
+    task: Task
     blocks: NDArray[np.integer]
     block: NDArray[np.int64]
     qindex: NDArray[np.uint8]
@@ -128,14 +132,14 @@ class Dataset:
             )
         return luma
 
-    def labels(self, picture: Picture) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Qindex uint8 [Q] and partition of every whole node, uint8 [Q, H // 16, W // 16] (0-9 or COVERED).
+    def labels(self, picture: Picture, task: Task) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Qindex uint8 [Q] and labels of every block, uint8 [Q, rows, cols, task.nodes], as data.labels has them.
 
         Raises:
             InputError: if the file is missing or corrupt, or a map has another size or an impossible block.
         """
         qindex, maps = self.block_size_maps(picture)
-        return qindex, np.stack([partitions_from_map(m, picture.width, picture.height) for m in maps])
+        return qindex, np.stack([block_labels(m, picture.width, picture.height, task) for m in maps])
 
     def block_size_maps(self, picture: Picture) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Qindex uint8 [Q] and block-size maps uint8 [Q, R, C] of a picture, checked.
@@ -260,28 +264,28 @@ def _parse_row(row: dict[str, str | None], where: str) -> Picture:
     return Picture(text["name"], text["split"], text["source"], width, height, bit_depth, text["licence"])
 
 
-def load_split(dataset: Dataset, split: str, border: int = 0) -> BlockSet:
-    """Read all labelled blocks of a split: every node that lies wholly inside its frame, at every qindex.
+def load_split(dataset: Dataset, split: str, task: Task = BLOCKS) -> BlockSet:
+    """Read all labelled blocks of a split: every block of which a node lies wholly inside its frame, at every qindex.
 
     Args:
         dataset: an opened one.
         split: one of SPLITS.
-        border: as `data.cutting.cut_blocks`; which pairs there are, and their order, is the same with any.
+        task: whose blocks; which pairs there are, and their order, is the same with any border.
 
     Raises:
         InputError: as `Dataset.luma` and `Dataset.labels`; or if pictures of different bit depth mix.
     """
-    return load_pictures(dataset, dataset.of_split(split), f"split '{split}'", border)
+    return load_pictures(dataset, dataset.of_split(split), f"split '{split}'", task)
 
 
-def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str, border: int = 0) -> BlockSet:
+def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str, task: Task = BLOCKS) -> BlockSet:
     """Read all labelled blocks of some pictures, as `load_split`.
 
     Args:
         dataset: whose pictures they are.
         pictures: one at least.
         what: names them in an error.
-        border: as `load_split`.
+        task: as `load_split`.
 
     Raises:
         InputError: as `load_split`.
@@ -289,16 +293,17 @@ def load_pictures(dataset: Dataset, pictures: tuple[Picture, ...], what: str, bo
     depths = {p.bit_depth for p in pictures}
     if len(depths) > 1:
         raise InputError(f"{what} mixes bit depths {sorted(depths)}", "keep one depth per dataset")
-    parts = list(_labelled(dataset, pictures, border))
+    parts = list(_labelled(dataset, pictures, task))
     starts = np.cumsum([0] + [len(blocks) for blocks, _, _ in parts])
     pairs = [label.shape[1] * len(qindex) for _, qindex, label in parts]
     return BlockSet(
+        task=task,
         blocks=np.concatenate([blocks for blocks, _, _ in parts]),
         block=np.concatenate(
             [np.tile(np.arange(len(b)) + s, len(q)) for s, (b, q, _) in zip(starts, parts, strict=False)]
         ).astype(np.int64),
         qindex=np.concatenate([q.repeat(label.shape[1]) for _, q, label in parts]),
-        label=np.concatenate([label.ravel() for _, _, label in parts]),
+        label=np.concatenate([label.reshape(-1, task.nodes) for _, _, label in parts]),
         picture=np.repeat(np.arange(len(pictures)), pairs).astype(np.int64),
         pictures=tuple(p.name for p in pictures),
         bit_depth=depths.pop(),
@@ -310,15 +315,19 @@ def joined(parts: Sequence[BlockSet]) -> BlockSet:
 
     Raises:
         InputError: if their bit depths differ.
+        ValueError: if they are of different tasks.
     """
     if len(parts) == 1:
         return parts[0]
+    if any(part.task != parts[0].task for part in parts):
+        raise ValueError("blocks of different tasks cannot be joined")
     depths = {part.bit_depth for part in parts}
     if len(depths) > 1:
         raise InputError(f"datasets of bit depths {sorted(depths)} cannot be trained on together")
     blocks = np.cumsum([0] + [len(part.blocks) for part in parts])
     pictures = np.cumsum([0] + [len(part.pictures) for part in parts])
     return BlockSet(
+        task=parts[0].task,
         blocks=np.concatenate([part.blocks for part in parts]),
         block=np.concatenate([part.block + start for part, start in zip(parts, blocks, strict=False)]),
         qindex=np.concatenate([part.qindex for part in parts]),
@@ -330,18 +339,16 @@ def joined(parts: Sequence[BlockSet]) -> BlockSet:
 
 
 def _labelled(
-    dataset: Dataset, pictures: tuple[Picture, ...], border: int
+    dataset: Dataset, pictures: tuple[Picture, ...], task: Task
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]]:
-    """For each picture: its whole blocks [B, S, S], qindex [Q], labels [Q, B]."""
+    """For each picture: its labelled blocks [B, S, S], qindex [Q], labels [Q, B, task.nodes]."""
 
     def read(picture: Picture) -> tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.uint8]]:
         luma = dataset.luma(picture)
-        qindex, partition = dataset.labels(picture)
-        rows, cols = partition.shape[1:]
-        grid = node_grid(picture.width, picture.height)
-        blocks = cut_blocks(luma, border)
-        whole = blocks.reshape(*grid, *blocks.shape[1:])[:rows, :cols]
-        return whole.reshape(-1, *blocks.shape[1:]), qindex, partition.reshape(len(qindex), -1)
+        qindex, label = dataset.labels(picture, task)
+        label = label.reshape(len(qindex), -1, task.nodes)
+        said = (label[0] != OUTSIDE).any(1)
+        return cut_blocks(luma, task.input)[said], qindex, label[:, said]
 
     # Pictures are decoded and labels worked out mostly without the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -349,8 +356,8 @@ def _labelled(
 
 
 def class_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each partition id occurs, COVERED left out: int64 [10]."""
-    return np.bincount(label[label != COVERED], minlength=10).astype(np.int64)
+    """How often each partition id occurs, int64 [10]; COVERED and OUTSIDE are left out."""
+    return np.bincount(label[label < len(Partition)], minlength=len(Partition)).astype(np.int64)
 
 
 def write_blocks(pairs: BlockSet, output: Path) -> Path:

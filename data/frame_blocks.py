@@ -1,4 +1,4 @@
-"""The 16x16 blocks of a file of frames, as `predict` reads them (infer.source.BlockSource)."""
+"""The blocks of a file of frames, as `predict` reads them (infer.source.BlockSource)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cutting import cut_blocks, node_grid
+from data.cutting import cut_blocks
+from description import BLOCKS, InputForm
 from frames.frame import FrameFormat
 from frames.reader import open_frames
 
 
 class FrameBlocks:
-    """All nodes of all frames: ceil(H/16) x ceil(W/16) a frame, edges replicated.
+    """All blocks of all frames: ceil(H / unit) x ceil(W / unit) a frame, edges replicated.
 
     Args:
         path: any file that frames.frame reads.
@@ -30,8 +31,12 @@ class FrameBlocks:
         self._frames = open_frames(path, raw)
         self.format = self._frames.format
         self.bit_depth = self.format.bit_depth
-        self.grid = node_grid(self.format.width, self.format.height)
-        self._border = 0
+        self.form = BLOCKS.input
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of blocks of a frame."""
+        return self.form.grid(self.format.width, self.format.height)
 
     @property
     def count(self) -> int | None:
@@ -39,11 +44,11 @@ class FrameBlocks:
         frames = self._frames.frame_count
         return None if frames is None else frames * self.grid[0] * self.grid[1]
 
-    def with_border(self, border: int) -> FrameBlocks:
-        """As BlockSource.with_border: the border comes from the frame, replicated beyond its edges."""
-        wider = copy.copy(self)
-        wider._border = border
-        return wider
+    def with_form(self, form: InputForm) -> FrameBlocks:
+        """As BlockSource.with_form: a border comes from the frame, replicated beyond its edges."""
+        other = copy.copy(self)
+        other.form = form
+        return other
 
     def chunks(self, size: int, reuse: int = 0) -> Iterator[NDArray[np.integer]]:
         """Blocks of whole frames, at least one frame and otherwise at most `size` blocks: [n, S, S], all new.
@@ -54,7 +59,7 @@ class FrameBlocks:
         together = max(1, size // (self.grid[0] * self.grid[1]))
         with self._frames as frames:
             stream = iter(frames)
-            while some := [cut_blocks(f.luma, self._border) for f in islice(stream, together)]:
+            while some := [cut_blocks(f.luma, self.form) for f in islice(stream, together)]:
                 yield np.concatenate(some)
 
     def reader(self) -> None:
@@ -65,4 +70,4 @@ class FrameBlocks:
         """One line for people."""
         frames = self._frames.frame_count
         count = "frames" if frames is None else f"{frames:,} frame(s)"
-        return f"{self._frames.path}: {count} of {self.format}, {self.grid[0]} x {self.grid[1]} nodes each"
+        return f"{self._frames.path}: {count} of {self.format}, {self.grid[0]} x {self.grid[1]} blocks each"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from description import Task, task_of_border
 from errors import ArtefactError, InputError
 from files import write_atomically
 from train.model import ModelConfig, PartitionModel
 
-RUN_SCHEMA = 1
+RUN_SCHEMA = 2
 MODEL_FILE, RUN_FILE, RESUME_FILE = "model.safetensors", "run.json", "resume.pt"
 
 
@@ -40,7 +41,7 @@ class Run:
 def model_bytes(model: PartitionModel) -> bytes:
     """The weights as a safetensors file, with the model's configuration in its header."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return save(state, {"model_config": json.dumps(asdict(model.config), sort_keys=True)})
+    return save(state, {"model_config": json.dumps(model.config.to_json(), sort_keys=True), "task": _task_text(model)})
 
 
 def save_run(root: Path, model: PartitionModel, info: dict[str, Any]) -> None:
@@ -50,7 +51,8 @@ def save_run(root: Path, model: PartitionModel, info: dict[str, Any]) -> None:
         OutputError: if the folder cannot be written.
     """
     write_atomically(root / MODEL_FILE, model_bytes(model))
-    text = json.dumps({"schema": RUN_SCHEMA, "model": asdict(model.config)} | info, indent=1)
+    about = {"schema": RUN_SCHEMA, "model": model.config.to_json(), "task": model.config.task.to_json()}
+    text = json.dumps(about | info, indent=1)
     write_atomically(root / RUN_FILE, (text + "\n").encode())
 
 
@@ -119,7 +121,7 @@ def checkpoint_model(path: Path) -> ModelConfig:
 
 def _model_config(root: Path, info: dict[str, Any]) -> ModelConfig:
     try:
-        return ModelConfig(**info["model"])
+        return ModelConfig.from_json(info["model"], Task.from_json(info["task"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{root / RUN_FILE} describes no model of this version: {error}") from None
 
@@ -135,10 +137,31 @@ def _read_info(root: Path) -> dict[str, Any]:
         raise ArtefactError(f"{path} is corrupt: {error}", "train again, or restore the file") from None
     if not isinstance(info, dict) or not isinstance(info.get("schema"), int):
         raise ArtefactError(f"{path} is no run description")
-    if info["schema"] > RUN_SCHEMA:
+    try:
+        info = _of_schema_1(info) if info["schema"] == 1 else info
+    except ValueError as error:
+        raise ArtefactError(f"{path} is no run description: {error}") from None
+    if info["schema"] != RUN_SCHEMA:
         message = f"{path} has schema {info['schema']}, this version reads {RUN_SCHEMA}"
         raise ArtefactError(message, "update the toolkit")
     return info
+
+
+def _of_schema_1(info: dict[str, Any]) -> dict[str, Any]:
+    """A description from before tasks were written down: the border alone told them apart.
+
+    Raises:
+        ValueError: if it is malformed.
+    """
+    model = info.get("model")
+    if not isinstance(model, dict):
+        raise ValueError("it names no model")
+    task = task_of_border(model.pop("border", 0))
+    return info | {"schema": RUN_SCHEMA, "model": model, "task": task.to_json()}
+
+
+def _task_text(model: PartitionModel) -> str:
+    return json.dumps(model.config.task.to_json(), sort_keys=True)
 
 
 def save_resume(root: Path, state: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from description import Task
 from train.batches import AUGMENTATIONS, SAMPLERS
 from train.losses import LOSSES
 from train.model import ModelConfig
@@ -93,7 +94,7 @@ class TrainConfig:
             raise ValueError("calibration_pictures is one of the whole numbers from 0")
         if self.augmentation == "contrast" and self.model.trunk == "resnet18":
             raise ValueError("augmentation is one of the others for resnet18, which does not subtract a block's mean")
-        if self.augmentation == "cutmix" and self.model.border:
+        if self.augmentation == "cutmix" and self.model.form.border:
             raise ValueError("augmentation is one of the others with a border: cutmix cuts whole blocks")
         if self.passes < 1:
             raise ValueError("an epoch is one pass at least")
@@ -106,7 +107,8 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
-        return asdict(self) | {"stages": list(self.stages)}
+        model = self.model.to_json() | {"task": self.model.task.to_json()}
+        return asdict(self) | {"stages": list(self.stages), "model": model}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> TrainConfig:
@@ -115,7 +117,9 @@ class TrainConfig:
         Raises:
             TypeError, ValueError: if the values are of another version.
         """
-        return TrainConfig(**values | {"model": ModelConfig(**values["model"]), "stages": tuple(values["stages"])})
+        plain = dict(values["model"])
+        model = ModelConfig.from_json(plain, Task.from_json(plain.pop("task")))
+        return TrainConfig(**values | {"model": model, "stages": tuple(values["stages"])})
 
 
 @dataclass(frozen=True)

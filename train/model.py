@@ -1,38 +1,39 @@
-"""The hierarchical partition model: three stages, five heads, one forward pass (docs/DESIGN.md, Model).
+"""The hierarchical partition model: three stages, a hierarchy of heads at each level, one forward pass.
 
-blocks, qindex ─► scale by bit depth ─► trunk.body ─┬► tail ─► pool ─► stage 1 head: NONE / PARTITIONED
-                                                    └► adapter ─► tail ─► adapter ─► pool ─┬► macro head
-                                                                                           └► RECT, AB, FOUR
+blocks, qindex ─► scale by bit depth ─► trunk.body ─┬► bare ────► first head of each level: NONE / PARTITIONED
+                                                    └► adapted ─► all its other heads: macro, RECT, AB, FOUR
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partition import BORDERS, HEADS, LOGITS, NODE_SIZE, MacroClass, head_slices
-from train.backbones.trunks import TRUNKS, Trunk
+from description import BLOCKS, InputForm, Level, Task
+from train.backbones import TRUNKS
+from train.backbones.trunk import PooledTrunk, Trunk
+from train.choices import ADAPTERS
 from train.layers import ConvAdapter, Head, LowRankAdapter, ParallelAdapter, QindexEmbedding
 
 EMBEDDING_WIDTH = 32
-ADAPTERS = ("series", "parallel", "lora", "none")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What decides the shape of a model; stored in run.json and in the manifest.
+    """What decides the shape of a model; stored in run.json and in the manifest, the task beside the rest.
 
     Attributes:
-        trunk: "tiny", "compact", "accurate" or "resnet18".
+        trunk: one of train.backbones.TRUNKS.
         qindex_input: "film", or "none" to leave qindex out as the seed did.
         adapter_reduction: how much narrower the adapters are than what they adapt.
         adapters: "series"; "parallel" to the trunk's tail; "lora", low-rank linear ones in series; or "none" for the
             control that trains heads on the bare frozen trunk.
         temperature: "none", or "qindex" for logits that each head's temperature at the qindex divides.
-        border: samples around each 16x16 block that the model sees too: 0 or 8.
+        task: what the model reads and answers.
     """
 
     trunk: str = "compact"
@@ -40,7 +41,7 @@ class ModelConfig:
     adapter_reduction: int = 4
     adapters: str = "series"
     temperature: str = "none"
-    border: int = 0
+    task: Task = BLOCKS
 
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:
@@ -51,38 +52,72 @@ class ModelConfig:
             raise ValueError(f"adapters is one of {', '.join(ADAPTERS)}, not {self.adapters!r}")
         if self.temperature not in ("none", "qindex"):
             raise ValueError(f"temperature is 'none' or 'qindex', not {self.temperature!r}")
-        if self.border not in BORDERS:
-            raise ValueError(f"border is one of {', '.join(map(str, BORDERS))}, not {self.border!r}")
-        narrow = min(TRUNKS[self.trunk].adapter_channels)
-        if not 1 <= self.adapter_reduction <= narrow or narrow % self.adapter_reduction:
-            raise ValueError(f"adapter_reduction {self.adapter_reduction} does not divide {narrow} channels")
+        trunk = TRUNKS[self.trunk]()
+        sizes = [level.node_size for level in self.task.levels]
+        if not trunk.takes(self.task.input, sizes):
+            raise ValueError(
+                f"trunk {self.trunk!r} does not answer nodes of {sizes} in blocks of task {self.task.name!r}"
+            )
+        if self.adapters == "parallel" and not issubclass(trunk, PooledTrunk):
+            raise ValueError(f"adapters is one of the others: {self.trunk!r} has no tail for one in parallel")
+        channels = trunk.adapter_channels
+        if self.adapter_reduction < 1 or any(c % self.adapter_reduction for c in channels):
+            raise ValueError(f"adapter_reduction {self.adapter_reduction} does not divide {min(channels)} channels")
 
     @property
-    def side(self) -> int:
-        """Of the blocks that the model reads, in samples: 16, or 32 with a border."""
-        return NODE_SIZE + 2 * self.border
+    def form(self) -> InputForm:
+        """What a block is."""
+        return self.task.input
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values without the task, which stands beside them."""
+        values = asdict(self)
+        del values["task"]
+        return values
+
+    @staticmethod
+    def from_json(values: dict[str, Any], task: Task) -> ModelConfig:
+        """The inverse of to_json.
+
+        Raises:
+            TypeError, ValueError: if the values are of another version.
+        """
+        return ModelConfig(**values, task=task)
 
 
-def _head_widths(features: int) -> dict[str, tuple[int, ...]]:
+def _head_widths(features: int, classes: int, of_many: bool) -> tuple[int, ...]:
+    """A head that tells more than two classes apart has a second hidden layer."""
     half, quarter = features // 2, features // 4
-    inner = {"stage1": (half,), "macro": (half, quarter), "rect": (half,), "ab": (half, quarter), "four": (half,)}
-    return {name: (features, *inner[name], len(classes)) for name, classes in HEADS.items()}
+    return (features, half, quarter, classes) if of_many else (features, half, classes)
 
 
-def _adapters(config: ModelConfig, channels: tuple[int, int]) -> list[nn.Module]:
-    """The adapter at each of the two places, or the one beside the tail."""
+def _adapters(config: ModelConfig, channels: tuple[int, ...]) -> list[nn.Module]:
+    """The adapter at each place, or the one beside the tail."""
     reduction = config.adapter_reduction
     if config.adapters == "parallel":
-        return [ParallelAdapter(*channels, reduction)]
+        narrow, wide = channels
+        return [ParallelAdapter(narrow, wide, reduction)]
     kinds: dict[str, type[nn.Module]] = {"series": ConvAdapter, "lora": LowRankAdapter}
     return [kinds[config.adapters](c, reduction) if config.adapters in kinds else nn.Identity() for c in channels]
 
 
+def _heads(task: Task, trunk: Trunk) -> nn.ModuleDict:
+    """Every head of every level, by its name and, if there are several nodes, its level's node size."""
+    shallow, deep = trunk.head_dropout
+    heads = {}
+    for level, features in zip(task.levels, trunk.features, strict=True):
+        for head in level.heads:
+            widths = _head_widths(features, len(head.classes), len(head.classes) > 2)
+            heads[head.name + task.suffix(level)] = Head(widths, deep if len(widths) > 3 else shallow)
+    return nn.ModuleDict(heads)
+
+
 class PartitionModel(nn.Module):
-    """Trunk, adapters and five heads. `forward` gives logits; `chain_rule` turns them into probabilities.
+    """Trunk, adapters and heads. `forward` gives logits; `chain_rule` turns them into probabilities.
 
     Attributes:
-        sharpness: 1 / temperature of every logit by qindex, float32 [256, 14]; None in a model without.
+        sharpness: 1 / temperature by qindex of every logit of a node, level after level: float32 [256, 14] for one
+            level of ten types; None in a model without.
     """
 
     sample_maximum: Tensor
@@ -92,26 +127,21 @@ class PartitionModel(nn.Module):
         super().__init__()
         self.config = config
         with_qindex = config.qindex_input == "film"
-        self.trunk: Trunk = TRUNKS[config.trunk](EMBEDDING_WIDTH if with_qindex else 0, 2 if config.border else 1)
+        self.trunk: Trunk = TRUNKS[config.trunk]()(EMBEDDING_WIDTH if with_qindex else 0, config.form)
         self.embedding = QindexEmbedding(EMBEDDING_WIDTH) if with_qindex else None
         self.adapters = nn.ModuleList(_adapters(config, self.trunk.adapter_channels))
-        shallow, deep = self.trunk.head_dropout
-        self.heads = nn.ModuleDict(
-            {
-                name: Head(widths, deep if len(widths) > 3 else shallow)
-                for name, widths in _head_widths(self.trunk.features).items()
-            }
-        )
+        self.heads = _heads(config.task, self.trunk)
         # By bit depth, so that the exported graph needs one lookup and no arithmetic on integers.
         maximum = [float((1 << depth) - 1) if depth else 1.0 for depth in range(13)]
         self.register_buffer("sample_maximum", torch.tensor(maximum), persistent=False)
-        self.register_buffer("sharpness", torch.ones(256, LOGITS) if config.temperature == "qindex" else None)
+        width = sum(level.logits for level in config.task.levels)
+        self.register_buffer("sharpness", torch.ones(256, width) if config.temperature == "qindex" else None)
 
-    def body(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> tuple[Tensor, Tensor | None]:
+    def body(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> tuple[Any, Tensor | None]:
         """Everything up to the first adapter, and the qindex embedding (None without qindex input).
 
         Args:
-            blocks: raw samples, integer [N, S, S] with S the configuration's `side`, 0 to 2^bit_depth - 1.
+            blocks: raw samples, integer [N, S, S] with S the side of the task's input form, 0 to 2^bit_depth - 1.
             qindex: integer [N], 0-255.
             bit_depth: 8, 10 or 12; a scalar integer tensor in the exported graph for high bit depth.
         """
@@ -119,70 +149,126 @@ class PartitionModel(nn.Module):
             scale: float | Tensor = 1.0 / ((1 << bit_depth) - 1)
         else:
             scale = 1.0 / self.sample_maximum.index_select(0, bit_depth.reshape(1))
-        x = luma_channels(blocks.to(self.sample_maximum.dtype)) * scale
+        x = luma_channels(blocks.to(self.sample_maximum.dtype), self.config.form) * scale
         embedding = None if self.embedding is None else self.embedding(qindex)
         return self.trunk.body(x, embedding), embedding
 
-    def stage1_features(self, body: Tensor, embedding: Tensor | None) -> Tensor:
-        """Features of the bare trunk, float32 [N, features]."""
-        return self.trunk.pool(self.trunk.tail(body, embedding))
+    def stage1_features(self, body: Any, embedding: Tensor | None) -> tuple[Tensor, ...]:
+        """Features of the bare trunk: for each level float32 [N * nodes, features]."""
+        return self.trunk.bare(body, embedding)
 
-    def adapted_features(self, body: Tensor, embedding: Tensor | None) -> Tensor:
-        """Features of trunk and adapters, float32 [N, features]."""
-        if self.config.adapters == "parallel":
-            return self.trunk.pool(self.trunk.tail(body, embedding) + self.adapters[0](body))
-        x = self.trunk.tail(self.adapters[0](body), embedding)
-        return self.trunk.pool(self.adapters[1](x))
+    def adapted_features(self, body: Any, embedding: Tensor | None) -> tuple[Tensor, ...]:
+        """Features of trunk and adapters: for each level float32 [N * nodes, features]."""
+        return self.trunk.adapted(body, embedding, self.adapters)
+
+    def head(self, name: str, level: Level) -> nn.Module:
+        """The head of that name at a level."""
+        return self.heads[name + self.config.task.suffix(level)]
 
     def forward(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> Tensor:
-        """Logits of the five heads, float32 [N, 14], in the order of partition.HEADS; arguments as `body`."""
+        """Logits float32 [N, task.logits], in the order of description.Task; arguments as `body`."""
         body, embedding = self.body(blocks, qindex, bit_depth)
-        stage1 = self.stage1_features(body, embedding)
-        adapted = self.adapted_features(body, embedding)
-        logits = torch.cat([head(stage1 if name == "stage1" else adapted) for name, head in self.heads.items()], 1)
-        return self.sharpened(logits, qindex)
+        bare, adapted = self.stage1_features(body, embedding), self.adapted_features(body, embedding)
+        parts = []
+        for number, level in enumerate(self.config.task.levels):
+            first, *others = level.heads
+            answers = [self.head(first.name, level)(bare[number])]
+            answers += [self.head(head.name, level)(adapted[number]) for head in others]
+            parts.append(torch.cat(answers, 1))
+        return self.sharpened(self.side_by_side(parts), qindex)
+
+    def side_by_side(self, parts: list[Tensor]) -> Tensor:
+        """Logits [N, task.logits] of those of each level, [N * nodes, level.logits]."""
+        task = self.config.task
+        if task.one_node:
+            return parts[0]
+        rows = [x.reshape(-1, task.nodes_of(level) * level.logits) for level, x in zip(task.levels, parts, strict=True)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def sharpened(self, logits: Tensor, qindex: Tensor) -> Tensor:
-        """Logits float [N, 14] over their temperatures at qindex, integer [N]."""
-        return logits if self.sharpness is None else logits * F.embedding(qindex, self.sharpness)
+        """Logits float [N, task.logits] over their temperatures at qindex, integer [N]."""
+        if self.sharpness is None:
+            return logits
+        factors = F.embedding(qindex, self.sharpness)
+        if self.config.task.one_node:
+            return logits * factors
+        parts, start = [], 0
+        for size, part in self.config.task.split_logits(logits).items():
+            width = self.config.task.level(size).logits
+            parts.append((part * factors[:, None, start : start + width]).flatten(1))
+            start += width
+        return torch.cat(parts, 1)
+
+    def adapter_map_sizes(self) -> list[int]:
+        """Side of the square map at each adapter."""
+        side = self.config.form.side
+        with torch.no_grad():
+            body = self.body(torch.zeros(1, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int32))
+            return self.trunk.adapter_sides(*body)
 
 
-def luma_channels(samples: Tensor) -> Tensor:
-    """What a trunk sees of blocks, float [N, 1 or 2, 16, 16]: with a border, the block as it is, and behind it the
-    whole area at half resolution (means of 2x2 samples), the block's own 8x8 means amid those of its neighbours.
+def luma_channels(samples: Tensor, form: InputForm) -> Tensor:
+    """What a trunk sees of blocks, float [N, channels, h, w].
+
+    One channel: the samples as they are, with their border. Two: the block without its border, and behind it the whole
+    area at half resolution (means of 2x2 samples), the block's own means amid those of its neighbours.
 
     Args:
-        samples: float [N, 16, 16] or [N, 32, 32].
+        samples: float [N, S, S], S the form's side.
+        form: what a block is.
     """
-    if samples.shape[-1] == NODE_SIZE:
+    if form.channels == 1:
         return samples[:, None]
-    margin = (samples.shape[-1] - NODE_SIZE) // 2
-    inner = slice(margin, margin + NODE_SIZE)
+    inner = slice(form.border, form.border + form.unit)
     return torch.cat([samples[:, None, inner, inner], F.avg_pool2d(samples[:, None], 2)], 1)
 
 
-def chain_rule(logits: Tensor) -> Tensor:
+def chain_rule(logits: Tensor, level: Level) -> Tensor:
     """Probability of each partition: P(HORZ) = P(partitioned) P(RECT) P(HORZ | RECT), and so on.
 
     Args:
-        logits: float [N, 14], heads in the order of partition.HEADS.
+        logits: float [N, level.logits].
+        level: whose nodes they are.
 
     Returns:
-        float [N, 10], rows sum to 1. The numpy twin is partition.chain_rule.
+        float [N, types], rows sum to 1. The numpy twin is description.chain_rule.
     """
-    p = {name: logits[:, part].softmax(1) for name, part in head_slices().items()}
-    macro = p["stage1"][:, 1:] * p["macro"]
+    within = {name: logits[:, part].softmax(1) for name, part in level.slices.items()}
+    divided = {head.divides[0] for head in level.heads if head.divides}
+    absolute: dict[str, Tensor] = {}
 
-    def share(macro_class: MacroClass) -> Tensor:
-        return macro[:, macro_class : macro_class + 1]
+    def share(name: str, of: str) -> Tensor:
+        """Probability of one class, [N, 1]; of the first head's last class all that is left, which is the same."""
+        number = level.head(name).classes.index(of)
+        last = name == level.heads[0].name and number + 1 == len(level.head(name).classes)
+        return absolute[name][:, number:] if last else absolute[name][:, number : number + 1]
 
-    return torch.cat(
-        [
-            p["stage1"][:, :1],
-            share(MacroClass.RECT) * p["rect"],
-            share(MacroClass.SPLIT),
-            share(MacroClass.AB) * p["ab"],
-            share(MacroClass.FOUR) * p["four"],
-        ],
-        1,
-    )
+    def whole(name: str) -> Tensor:
+        """Probability of each class of a head."""
+        divides = level.head(name).divides
+        return within[name] if divides is None else share(*divides) * within[name]
+
+    for head in level.heads:
+        if head.name in divided:
+            absolute[head.name] = whole(head.name)
+    pieces, done = [], set()
+    for partition in level.types:
+        owner = next(head for head in reversed(level.heads) if partition.name in head.classes)
+        if owner.name in divided:
+            pieces.append(share(owner.name, partition.name))
+        elif owner.name not in done:  # its classes follow one another among the types
+            pieces.append(whole(owner.name))
+            done.add(owner.name)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+
+
+def probabilities(logits: Tensor, task: Task) -> Tensor:
+    """Probabilities float [N, task.probabilities] from logits float [N, task.logits]."""
+    if task.one_node:
+        return chain_rule(logits, task.levels[0])
+    parts = task.split_logits(logits)
+    rows = [
+        chain_rule(parts[level.node_size].flatten(0, 1), level).reshape(-1, task.nodes_of(level) * len(level.types))
+        for level in task.levels
+    ]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
