@@ -25,6 +25,7 @@ def sample_pairs(task: Task = BLOCKS) -> BlockSet:
     starts = np.cumsum([0] + [len(p.blocks) for p in parts])
     pictures = np.cumsum([0] + [len(p.pictures) for p in parts])
     return BlockSet(
+        task=task,
         blocks=np.concatenate([p.blocks for p in parts]).astype(np.uint8),
         block=np.concatenate([p.block + s for p, s in zip(parts, starts, strict=False)]),
         qindex=np.concatenate([p.qindex for p in parts]),

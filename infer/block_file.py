@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from textwrap import shorten
 
@@ -82,9 +82,11 @@ def _check_length(path: Path, file: FileIO, size: int) -> None:
 
 
 def _open(path: Path) -> FileIO:
-    file = open_regular(path).detach()
-    assert isinstance(file, FileIO)
-    return file
+    file = open_regular(path)
+    assert isinstance(file, BufferedReader)
+    raw = file.detach()
+    assert isinstance(raw, FileIO)
+    return raw
 
 
 @dataclass(frozen=True)

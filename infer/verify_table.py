@@ -1,4 +1,4 @@
-"""What `verify` shows of a level of one file under one runtime: figures at export beside those found here, and what changed.
+"""What `verify` shows of a level of one file under one runtime: figures at export, those found here, what changed.
 
 model.fp32.onnx under onnxruntime-cpu: passes 'fp32'
                             at export        here
