@@ -7,6 +7,7 @@ others:   partition_32 [N, nodes]    probability_32 [N, nodes, types]    ... for
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from infer.session import Prediction
 from partition import Partition
 
 _COPY_BYTES = 1 << 20
+_NAME_BYTES = 255
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes for the same result, whenever it is written
 
 Grid = tuple[int, int]
@@ -254,8 +256,11 @@ def result_file(path: Path, task: Task, count: int | None, grid: Grid | None = N
 
 
 def partial_path(path: Path) -> Path:
-    """Where what was finished goes if the rest fails."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    """Where what was finished goes if the rest fails: shorter than the name, if that leaves no room."""
+    stem, ending = path.stem, f".partial{path.suffix}"
+    while len(stem) > 1 and len(os.fsencode(stem + ending)) > _NAME_BYTES:
+        stem = stem[:-1]
+    return path.with_name(stem + ending)
 
 
 def _save_finished(writer: ResultWriter, path: Path, count: int | None, error: BaseException) -> None:
