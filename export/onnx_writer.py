@@ -21,34 +21,33 @@ from onnxscript import optimizer
 from torch import nn
 
 from compiler.graph import HighBitDepthGraph, PredictorGraph
+from description import Task
 from files import write_atomically
-from partition import NODE_SIZE
 
 OPSET = 18
-OUTPUT_NAMES = ("logits", "probability", "partition")
 TRACE_BATCH = 4
 
 
-def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], side: int = NODE_SIZE) -> onnx.ModelProto:
+def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], task: Task) -> onnx.ModelProto:
     """The ONNX graph of a model in eval mode.
 
     Args:
-        model: gives logits [N, 14] from (blocks, qindex[, bit_depth]).
+        model: gives logits [N, task.logits] from (blocks, qindex[, bit_depth]).
         input_form: "uint8", or "int32" with the scalar input bit_depth.
         metadata: metadata_props of the file.
-        side: of the blocks, in samples.
+        task: what the model reads and answers.
 
     Raises:
         onnx.checker.ValidationError, onnx.shape_inference.InferenceError: if the writer made an invalid graph.
     """
     batch = torch.export.Dim("N", min=1, max=1 << 24)
     dynamic: dict[str, dict[int, torch.export.Dim]] = {"blocks": {0: batch}, "qindex": {0: batch}}
-    qindex = torch.arange(TRACE_BATCH, dtype=torch.int32)
+    qindex, side = torch.arange(TRACE_BATCH, dtype=torch.int32), task.input.side
     if input_form == "uint8":
-        graph: PredictorGraph = PredictorGraph(model)
+        graph: PredictorGraph = PredictorGraph(model, task)
         arguments: tuple[torch.Tensor, ...] = (torch.zeros(TRACE_BATCH, side, side, dtype=torch.uint8), qindex)
     else:
-        graph = HighBitDepthGraph(model)
+        graph = HighBitDepthGraph(model, task)
         blocks = torch.zeros(TRACE_BATCH, side, side, dtype=torch.int32)
         arguments = (blocks, qindex, torch.tensor(8, dtype=torch.int32))
         dynamic["bit_depth"] = {}
@@ -61,7 +60,7 @@ def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], side
             opset_version=OPSET,
             dynamic_shapes=dynamic,
             input_names=["blocks", "qindex", "bit_depth"][: len(arguments)],
-            output_names=list(OUTPUT_NAMES),
+            output_names=list(task.output_names),
             verbose=False,
         )
         assert program is not None
