@@ -11,8 +11,10 @@ import infer.session
 import infer.sessions.onnxruntime_session
 from bundle import open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
+from infer.open import open_session
 from infer.parity import compare, judge
-from infer.session import AUTO_ORDER, RUNTIMES, SessionOptions, open_session
+from infer.runtimes import AUTO_ORDER, RUNTIMES
+from infer.session import SessionOptions
 from infer.sessions.onnxruntime_session import BoundBatch, OnnxRuntimeSession
 from infer.sessions.torch_session import REFERENCE_BATCH, TorchSession
 from machine import cuda_devices
