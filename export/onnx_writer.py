@@ -13,7 +13,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx
 import torch
@@ -22,9 +21,10 @@ from torch import nn
 
 from compiler.graph import HighBitDepthGraph, PredictorGraph
 from description import Task
-from files import write_atomically
 
 OPSET = 18
+FORMS = ("uint8", "int32")
+"""Input forms: of 8-bit blocks, and of blocks of any bit depth with a scalar input for it."""
 TRACE_BATCH = 4
 
 
@@ -33,7 +33,7 @@ def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], task
 
     Args:
         model: gives logits [N, task.logits] from (blocks, qindex[, bit_depth]).
-        input_form: "uint8", or "int32" with the scalar input bit_depth.
+        input_form: of FORMS.
         metadata: metadata_props of the file.
         task: what the model reads and answers.
 
@@ -69,6 +69,8 @@ def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], task
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()
     proto = program.model_proto
+    # Older runtimes refuse a newer one, of which the graph uses nothing.
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     onnx.helper.set_model_props(proto, metadata)
     check(proto)
     return proto
@@ -84,13 +86,9 @@ def check(proto: onnx.ModelProto) -> None:
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
-def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
-    """Write the file, whole or not at all.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    write_atomically(path, proto.SerializeToString(deterministic=True))
+def onnx_bytes(proto: onnx.ModelProto) -> bytes:
+    """The file."""
+    return proto.SerializeToString(deterministic=True)
 
 
 @contextlib.contextmanager
