@@ -94,12 +94,6 @@ def test_auto_does_not_hide_a_corrupt_artefact(monkeypatch):
         open_session(None, "auto", SessionOptions())
 
 
-def test_the_command_line_offers_every_runtime():
-    import cli
-
-    assert ("auto", *RUNTIMES) == cli.RUNTIME_NAMES
-
-
 def test_an_unknown_runtime_is_a_programming_error(bundle):
     with pytest.raises(ValueError, match="openvino"):
         open_session(bundle, "openvino", SessionOptions())
