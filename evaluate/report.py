@@ -10,7 +10,8 @@ import numpy as np
 
 from bundle import MANIFEST_FILE, open_bundle
 from data.dataset import load_split, open_dataset
-from infer.session import Session, SessionOptions, open_session
+from infer.open import open_session
+from infer.session import Session, SessionOptions
 from partition import PARTITION_NAMES, chain_rule
 from progress import Announce, Progress
 from train.measures.candidates import fit_keep, recorded_keep

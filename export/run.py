@@ -35,9 +35,10 @@ from export.onnx_writer import build_onnx, save_onnx
 from export.package import build_package, check_package_device
 from files import output_errors, sha256_of, write_atomically
 from infer.certificate import BATCH, Certificate, ReferenceSet
+from infer.open import open_session
 from infer.parity import compare, require
 from infer.parity_figure import draw_parity
-from infer.session import SessionOptions, open_session
+from infer.session import SessionOptions
 from infer.sessions.torch_session import reference_prediction
 from infer.verify import REFERENCE_PAIRS
 from partition import HEADS, PARTITION_NAMES

@@ -16,8 +16,9 @@ from bundle import Bundle, open_bundle
 from encoder.partition_map import MapFormat
 from infer.block_file import read_qindex
 from infer.map_writer import MapWriter, map_file
+from infer.open import open_session
 from infer.parity import ParityReport, compare, require
-from infer.session import Session, SessionInfo, SessionOptions, open_session
+from infer.session import Session, SessionInfo, SessionOptions
 from infer.source import BlockSource
 from infer.stream import Summary, predict_stream
 from partition import PARTITION_NAMES

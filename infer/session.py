@@ -1,25 +1,16 @@
-"""One session per runtime behind one protocol, and the choice between them.
-
-A runtime that was asked for runs, or `open_session` fails; only "auto" chooses, and it says what it took and why not
-the others.
-"""
+"""What every session is, whatever runs it: protocols, and the types that they speak of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle
-from errors import ForeignArtefactError, MissingComponentError
-
-RUNTIMES = ("torch", "fused", "aotinductor", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
-AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
-
+from progress import Announce
 
 SIZES = (1, 64, 1024, 8160, 32400, 65536)
 """Batches that GPU sessions capture graphs for: from one block over frames of 1080p and 4K to what fills the GPU."""
@@ -134,13 +125,15 @@ class SessionOptions:
         bit_depth: of the samples: 8, 10 or 12.
         precision: "fp32", "fp16" or "int8"; the bundle must hold it.
         threads: of the CPU; 0 leaves it to the runtime.
-        form: input form of the ONNX file, "uint8" or "int32"; empty takes uint8 at 8 bit and int32 above.
+        form: input form of the file, "uint8" or "int32"; empty takes uint8 at 8 bit and int32 above.
+        run_code: whether machine code out of the bundle may run; only from whom one trusts.
     """
 
     bit_depth: int = 8
     precision: str = "fp32"
     threads: int = 0
     form: str = ""
+    run_code: bool = False
 
     @property
     def input_form(self) -> str:
@@ -148,64 +141,5 @@ class SessionOptions:
         return self.form or ("uint8" if self.bit_depth == 8 else "int32")
 
 
-def open_session(
-    bundle: Bundle, runtime: str, options: SessionOptions, announce: Callable[[str], None] = lambda _: None
-) -> Session:
-    """A session of that runtime on a bundle.
-
-    Args:
-        bundle: opened and verified.
-        runtime: one of RUNTIMES, or "auto".
-        options: bit depth, precision, threads.
-        announce: told what "auto" passed over, and why; and of batches halved for want of GPU memory.
-
-    Raises:
-        MissingComponentError: if the runtime cannot run here as asked.
-        ForeignArtefactError: if its engines are for another GPU, driver or version; "auto" passes them over.
-    """
-    if runtime != "auto":
-        return _open(bundle, runtime, options, announce)
-    refused = []
-    for candidate in AUTO_ORDER:
-        try:
-            session = _open(bundle, candidate, options, announce)
-        except (MissingComponentError, ForeignArtefactError) as error:
-            refused.append(f"{candidate}: {error.message}")
-            continue
-        for reason in refused:
-            announce(f"runtime auto passed over {reason}")
-        return session
-    raise MissingComponentError("no runtime can run this bundle here", "; ".join(refused))
-
-
-def _open(bundle: Bundle, runtime: str, options: SessionOptions, announce: Callable[[str], None]) -> Session:
-    if runtime == "torch":
-        _require("torch", "pip install torch")
-        from infer.sessions.torch_session import TorchSession
-
-        return TorchSession(bundle, options)
-    if runtime == "fused":
-        _require("torch", "pip install torch")
-        from infer.sessions.fused_session import FusedSession
-
-        return FusedSession(bundle, options, announce=announce)
-    if runtime == "aotinductor":
-        _require("torch", "pip install torch")
-        from infer.sessions.package_session import PackageSession
-
-        return PackageSession(bundle, options)
-    if runtime in ("onnxruntime-cpu", "onnxruntime-cuda"):
-        _require("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
-        from infer.sessions.onnxruntime_session import OnnxRuntimeSession
-
-        return OnnxRuntimeSession(bundle, options, cuda=runtime == "onnxruntime-cuda")
-    if runtime in ("tensorrt", "tensorrt-rtx"):
-        from infer.sessions.tensorrt_session import TensorRtSession
-
-        return TensorRtSession(bundle, options, runtime)
-    raise ValueError(f"runtime is one of {', '.join(RUNTIMES)} or auto, not {runtime!r}")
-
-
-def _require(module: str, hint: str) -> None:
-    if find_spec(module) is None:
-        raise MissingComponentError(f"{module} is not installed", hint)
+Opener = Callable[[Bundle, SessionOptions, Announce], Session]
+"""Opens a session; it is told of batches halved for want of GPU memory."""

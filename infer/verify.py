@@ -19,8 +19,9 @@ from bundle import REFERENCE_FILE, Bundle, BundleFile, open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError
 from files import write_atomically
 from infer.certificate import Certificate, ReferenceSet, certificate
+from infer.open import open_session
 from infer.parity import TOLERANCES
-from infer.session import SessionOptions, open_session
+from infer.session import SessionOptions
 from infer.sessions.engine_record import EngineRecord
 from infer.verify_table import table
 from machine import cuda_devices

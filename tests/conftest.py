@@ -13,6 +13,7 @@ import pytest
 # machine cost tenfold, and with another number of threads sums have other last bits.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from description import BLOCKS_IN_CONTEXT, task_of_border
 from tests import helpers
 
 
@@ -57,7 +58,7 @@ def real_blocks(sample_val):
     """2,048 real (block, qindex, label) from all of the sample's val split: uint8 [N,16,16], int32 [N], uint8 [N]."""
     pick = np.random.default_rng(0).permutation(len(sample_val))[:2048]
     blocks = sample_val.blocks[sample_val.block[pick]]
-    return blocks, sample_val.qindex[pick].astype(np.int32), sample_val.label[pick]
+    return blocks, sample_val.qindex[pick].astype(np.int32), sample_val.label[pick, 0]
 
 
 @pytest.fixture(scope="session")
@@ -65,25 +66,28 @@ def wide_blocks(sample):
     """real_blocks with borders of 8: the same pairs, uint8 [N,32,32], int32 [N], uint8 [N]."""
     from data.dataset import load_split
 
-    pairs = load_split(sample, "val", border=8)
+    pairs = load_split(sample, "val", BLOCKS_IN_CONTEXT)
     pick = np.random.default_rng(0).permutation(len(pairs))[:2048]
-    return pairs.blocks[pairs.block[pick]], pairs.qindex[pick].astype(np.int32), pairs.label[pick]
+    return pairs.blocks[pairs.block[pick]], pairs.qindex[pick].astype(np.int32), pairs.label[pick, 0]
 
 
 @pytest.fixture(scope="session")
 def trained_like(real_blocks, wide_blocks):
-    """Factory: a model of that configuration that behaves as if trained (see helpers.make_trained_like)."""
+    """Factory: a model of that configuration (a border says the task) that behaves as if trained (see
+    helpers.make_trained_like)."""
     import torch
 
     from train.model import ModelConfig, PartitionModel
 
     made = {}
 
-    def make(seed: int = 0, **config):
-        key = seed, ModelConfig(**config)
+    def make(seed: int = 0, border: int = 0, **config):
+        key = seed, ModelConfig(**{"task": task_of_border(border)} | config)
         if key not in made:
             torch.manual_seed(seed)
-            blocks, qindex = (torch.from_numpy(a[:512]) for a in (wide_blocks if key[1].border else real_blocks)[:2])
+            blocks, qindex = (
+                torch.from_numpy(a[:512]) for a in (wide_blocks if key[1].form.border else real_blocks)[:2]
+            )
             made[key] = helpers.make_trained_like(PartitionModel(key[1]), seed, blocks, qindex)
         return copy.deepcopy(made[key])
 
@@ -123,7 +127,7 @@ def wide_run_dir(tmp_path_factory, wide_blocks):
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("wide_run")
     blocks, qindex = (torch.from_numpy(a[:512]) for a in wide_blocks[:2])
-    model = helpers.make_calibrated(PartitionModel(ModelConfig(border=8)), 0, blocks, qindex)
+    model = helpers.make_calibrated(PartitionModel(ModelConfig(task=BLOCKS_IN_CONTEXT)), 0, blocks, qindex)
     save_run(root, model, {"evaluation": {"all": {"macro_f1": 0.25}, "keep": {"0.98": 0.02}}})
     return root
 

@@ -244,11 +244,11 @@ def scale_heads(model, blocks, qindex, std: float) -> None:
     """Scale and shift a model's heads until each logit has mean 0 and that standard deviation on `blocks`."""
     import torch
 
-    from partition import head_slices
+    from description import BLOCKS
 
     with torch.no_grad():
         logits = model(blocks, qindex)
-        for name, part in head_slices().items():
+        for name, part in BLOCKS.levels[0].slices.items():
             last = model.heads[name][-1]
             scale = std / logits[:, part].std(0)
             last.weight.mul_(scale[:, None])

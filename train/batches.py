@@ -16,8 +16,6 @@ from data.dataset import BlockSet
 from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, TRANSPOSE, Partition
 from train.quantiser import scaled_qindex
 
-AUGMENTATIONS = ("none", "flips", "contrast", "mixup", "cutmix")
-SAMPLERS = ("natural", "balanced")
 CONTRAST_OCTAVES = 0.7
 """A contrast is drawn from this many octaves down to this many up."""
 QINDEX_SEEN = (40, 248)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from description import Task
-from train.batches import AUGMENTATIONS, SAMPLERS
-from train.losses import LOSSES
+from train import choices
 from train.model import ModelConfig
 
 
@@ -70,18 +69,18 @@ class TrainConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        choices = {
-            "bn_mode": ("frozen", "train"),
-            "stage1_loss": ("joint", "binary"),
-            "loss": LOSSES,
-            "sampler": SAMPLERS,
-            "augmentation": AUGMENTATIONS,
-            "fine_tuning": ("adapters", "full"),
-            "schedule": ("cosine", "plateau"),
-            "select": ("loss", "f1"),
-            "autocast": ("none", "bf16"),
+        allowed_of = {
+            "bn_mode": choices.BN_MODES,
+            "stage1_loss": choices.STAGE1_LOSSES,
+            "loss": choices.LOSSES,
+            "sampler": choices.SAMPLERS,
+            "augmentation": choices.AUGMENTATIONS,
+            "fine_tuning": choices.FINE_TUNINGS,
+            "schedule": choices.SCHEDULES,
+            "select": choices.SELECTIONS,
+            "autocast": choices.AUTOCASTS,
         }
-        for name, allowed in choices.items():
+        for name, allowed in allowed_of.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         rates = {"trunk_lr": self.trunk_lr, "lr": self.lr, "weight_decay": self.weight_decay}

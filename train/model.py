@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from description import BLOCKS, InputForm, Level, Task
 from train.backbones import TRUNKS
 from train.backbones.trunk import PooledTrunk, Trunk
-from train.choices import ADAPTERS
+from train.choices import ADAPTERS, QINDEX_INPUTS
 from train.layers import ConvAdapter, Head, LowRankAdapter, ParallelAdapter, QindexEmbedding
 
 EMBEDDING_WIDTH = 32
@@ -46,8 +46,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:
             raise ValueError(f"trunk is one of {', '.join(TRUNKS)}, not {self.trunk!r}")
-        if self.qindex_input not in ("none", "film"):
-            raise ValueError(f"qindex_input is 'none' or 'film', not {self.qindex_input!r}")
+        if self.qindex_input not in QINDEX_INPUTS:
+            raise ValueError(f"qindex_input is one of {', '.join(QINDEX_INPUTS)}, not {self.qindex_input!r}")
         if self.adapters not in ADAPTERS:
             raise ValueError(f"adapters is one of {', '.join(ADAPTERS)}, not {self.adapters!r}")
         if self.temperature not in ("none", "qindex"):
