@@ -212,7 +212,8 @@ def _read_grey(path: Path, width: int, height: int) -> NDArray[np.integer]:
                 "rebuild the dataset, or mend the row of index.csv",
             )
         if image.format != "PNG" or image.mode not in ("L", "I;16"):
-            raise InputError(f"{path} is a {image.mode} {image.format}", "luma is stored as grey PNG, 8 or 16 bit")
+            kind = f"{image.format} picture of mode {image.mode}"
+            raise InputError(f"{path} is a {kind}", "luma is stored as grey PNG, 8 or 16 bit")
         try:
             samples = np.asarray(image)
         except (OSError, SyntaxError, ValueError) as error:
