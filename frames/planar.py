@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import InputError, UsageError
-from frames.frame import BIT_DEPTHS, CHROMA_SHIFTS, Frame, FrameFormat, FrameSource, check_samples, format_of
+from frames.frame import BIT_DEPTHS, CHROMA_SHIFTS, Frame, FrameFormat, FrameSource, check_samples, format_of, too_large
+from inputs import open_regular
 
-_Y4M_MAGIC = b"YUV4MPEG2"
+Y4M_MAGIC = b"YUV4MPEG2"
+INTERLACED_HINT = (
+    "deinterlace it first (ffmpeg -i IN -vf bwdif out.y4m); where it is progressive after all, with -vf setfield=prog"
+)
 _LINE_LIMIT = 4096
+_SCANS = {"t": "top field first", "b": "bottom field first", "m": "mixed"}
 # Tags may name a depth, "420p10", "mono12", or where chroma is sited, "420jpeg", which does not matter here.
 _Y4M_CHROMA = re.compile(r"(420)(?:jpeg|mpeg2|paldv)?|(420|422|444)(?:p(\d+))?|(mono)(\d+)?")
+_SIDE = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class _PlanarSource(FrameSource):
     marker: bytes
 
     def __iter__(self) -> Iterator[Frame]:
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.start)
             count = 0
             while (frame := self._read(file, count)) is not None:
@@ -47,11 +54,16 @@ class _PlanarSource(FrameSource):
                 return None
             if not (line.startswith(self.marker) and line.endswith(b"\n")):
                 raise self._damaged(count, "then comes no FRAME line")
-        data = file.read(self.format.frame_bytes)
-        if not data and not self.marker:
+        # A header may claim gigabytes of a file that has none.
+        left = os.fstat(file.fileno()).st_size - file.tell()
+        if left <= 0 and not self.marker:
             return None
+        try:
+            data = file.read(self.format.frame_bytes) if left >= self.format.frame_bytes else b""
+        except MemoryError:
+            raise too_large(self.path, self.format) from None
         if len(data) < self.format.frame_bytes:
-            raise self._damaged(count, f"then {len(data)} of {self.format.frame_bytes} bytes")
+            raise self._damaged(count, f"then {max(left, 0)} of {self.format.frame_bytes} bytes")
         return check_samples(self._cut(data), self.format.bit_depth, f"{self.path}, frame {count}")
 
     def _cut(self, data: bytes) -> Frame:
@@ -70,27 +82,29 @@ class _PlanarSource(FrameSource):
 
 
 def open_y4m(path: Path) -> FrameSource:
-    """Open a Y4M file (4:2:0, 4:2:2, 4:4:4, mono; 8, 10, 12 bit).
+    """Open a Y4M file (4:2:0, 4:2:2, 4:4:4, mono; 8, 10, 12 bit; progressive).
 
     Raises:
-        InputError: if the header is missing or damaged, or its size, depth or chroma format is not read.
+        InputError: if the header is missing or damaged, its size, depth or chroma format is not read, or it says that
+            frames are interlaced.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         header = file.readline(_LINE_LIMIT)
-        start = file.tell()
-    if not header.startswith(_Y4M_MAGIC):
-        raise InputError(f"{path} is no Y4M file: it does not start with {_Y4M_MAGIC.decode()}")
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+    if not header.startswith(Y4M_MAGIC):
+        raise InputError(f"{path} is no Y4M file: it does not start with {Y4M_MAGIC.decode()}")
     if not header.endswith(b"\n"):
         raise InputError(f"{path} is truncated: its header has no end, 0 whole frames were read")
     fields = {word[0]: word[1:] for word in header.decode("ascii", "replace").split()[1:]}
-    try:
-        width, height = int(fields["W"]), int(fields["H"])
-    except (KeyError, ValueError):
-        raise InputError(f"{path}: the Y4M header gives no width and height") from None
+    if (scan := fields.get("I", "p")) in _SCANS:
+        raise InputError(f"{path} is interlaced: its Y4M header says I{scan}, {_SCANS[scan]}", INTERLACED_HINT)
+    sides = [_SIDE.fullmatch(fields.get(key, "")) for key in "WH"]
+    if sides[0] is None or sides[1] is None:
+        raise InputError(f"{path}: the Y4M header gives no width and height")
     chroma, bit_depth = _y4m_chroma(fields.get("C", "420"), path)
-    frame_format = format_of(path, width, height, bit_depth, chroma)
+    frame_format = format_of(path, int(sides[0][0]), int(sides[1][0]), bit_depth, chroma)
     # Frame lines may carry parameters; only when none does is the count known beforehand.
-    count, rest = divmod(path.stat().st_size - start, len(b"FRAME\n") + frame_format.frame_bytes)
+    count, rest = divmod(size - start, len(b"FRAME\n") + frame_format.frame_bytes)
     return _PlanarSource(path, frame_format, None if rest else count, start, b"FRAME")
 
 
@@ -115,7 +129,8 @@ def open_raw(path: Path, raw: FrameFormat | None) -> FrameSource:
     """
     if raw is None:
         raise UsageError(f"{path} is raw video, which does not say its size", "give --size WIDTHxHEIGHT")
-    count, rest = divmod(path.stat().st_size, raw.frame_bytes)
+    with open_regular(path) as file:
+        count, rest = divmod(os.fstat(file.fileno()).st_size, raw.frame_bytes)
     if not count:
         raise InputError(f"{path} is truncated: 0 whole frames, {rest} of {raw.frame_bytes} bytes", f"is it {raw}?")
     return _PlanarSource(path, raw, None if rest else count, 0, b"")

@@ -138,7 +138,7 @@ def test_grey_pictures_are_monochrome(tmp_path):
 def test_deep_grey_pictures_need_their_depth(tmp_path):
     luma = random_luma(1, 40, 24, 10)
     Image.fromarray(luma).save(tmp_path / "a.png")
-    assert same(next(iter(open_frames(tmp_path / "a.png", picture_depth=10))), Frame((luma,)))
+    assert same(next(iter(open_frames(tmp_path / "a.png", bit_depth=10))), Frame((luma,)))
     with pytest.raises(InputError, match="16-bit samples"):
         open_frames(tmp_path / "a.png")
 
