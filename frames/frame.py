@@ -38,12 +38,10 @@ class FrameFormat:
     chroma: str
 
     def __post_init__(self) -> None:
-        smallest, largest = min(self.width, self.height), max(self.width, self.height)
-        if smallest < NODE_SIZE or largest > MAX_SIZE:
-            raise InputError(
-                f"frames are {self.width}x{self.height}; both sides must be {NODE_SIZE}-{MAX_SIZE}",
-                _size_hint(smallest, largest),
-            )
+        for name, side in (("width", self.width), ("height", self.height)):
+            if not NODE_SIZE <= side <= MAX_SIZE:
+                size = f"{self.width}x{self.height}"
+                raise InputError(f"frames are {size}: {name} must be {NODE_SIZE} to {MAX_SIZE}", _size_hint(side))
         if self.bit_depth not in BIT_DEPTHS:
             raise InputError(f"{self.bit_depth} bits per sample; AV1 has 8, 10 and 12")
         if self.chroma not in CHROMA_SHIFTS:
@@ -73,10 +71,10 @@ class FrameFormat:
         return self.dtype.itemsize * sum(rows * cols for rows, cols in self.plane_shapes)
 
 
-def _size_hint(smallest: int, largest: int) -> str:
-    if smallest < 1:
+def _size_hint(side: int) -> str:
+    if side < 1:
         return "no frame has such a size: is it damaged?"
-    return "cut it into parts: AV1 has no larger frames" if largest > MAX_SIZE else "it holds no whole 16x16 node"
+    return "cut it into parts: AV1 has no larger frames" if side > MAX_SIZE else "it holds no whole 16x16 node"
 
 
 @dataclass(frozen=True)
