@@ -7,6 +7,7 @@ A package is for one PyTorch version and one kind of processor; it takes 8-bit b
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +18,9 @@ from torch import nn
 
 from bundle import BundleFile
 from compiler.graph import PredictorGraph
+from description import BLOCKS, BLOCKS_IN_CONTEXT, Task
 from errors import MissingComponentError
+from export.c.task_table import task_table
 from files import sha256_of, write_atomically
 from infer.sessions.package_record import PackageRecord, local_target, torch_release
 from infer.sessions.package_session import exact_float32
@@ -75,7 +78,9 @@ def build_package(
     name = f"model.{precision}.{record.target}.{record.runtime}-{record.version}.pt2"
     blocks = torch.zeros(EXAMPLE_BATCH, side, side, dtype=torch.uint8, device=device)
     qindex = torch.zeros(EXAMPLE_BATCH, dtype=torch.int32, device=device)
-    about = {f"keep {k}": repr(v) for k, v in (keep or {}).items()} | {"side": str(side)}
+    about = {f"keep {k}": repr(v) for k, v in (keep or {}).items()} | _about(
+        BLOCKS if side == NODE_SIZE else BLOCKS_IN_CONTEXT
+    )
     count = torch.export.Dim("count", min=1, max=MAX_BATCH)
     try:
         with torch.no_grad(), exact_float32(), tempfile.TemporaryDirectory() as folder:
@@ -96,3 +101,8 @@ def build_package(
         compiled.to("cpu")
     digest = sha256_of(root / name)
     return {name: BundleFile(digest, "package", precision, "uint8", steps, package=asdict(record))}
+
+
+def _about(task: Task) -> dict[str, str]:
+    """A package's metadata: the task as text, and as numbers for the C interface."""
+    return {"task": json.dumps(task.to_json()), "task table": " ".join(map(str, task_table(task)))}
