@@ -144,7 +144,7 @@ def test_a_precision_that_a_runtime_has_not_is_refused_with_those_it_has(only, r
 MADE_BY = {
     "onnxruntime-cpu": "--precision int8 --onnx-input uint8",
     "auto": "--precision int8 --onnx-input uint8",
-    "c": "--precision int8 --c",
+    "c": "--precision int8 --blob",
 }
 
 
