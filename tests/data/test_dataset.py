@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.dataset import SPLITS, class_counts, load_split, open_dataset, write_blocks
 from data.split import check_splits
+from description import BLOCKS, BLOCKS_IN_CONTEXT
 from errors import InputError
 from partition import partitions_from_map
 from tests.helpers import (
@@ -71,7 +72,7 @@ def test_a_split_holds_the_slow_twins_pairs(root, split):
     assert len(found) == len(expected)
     assert np.array_equal(found.blocks[found.block], blocks)
     assert found.qindex.tolist() == list(qindex)
-    assert found.label.tolist() == list(label)
+    assert found.label[:, 0].tolist() == list(label)
     assert [found.pictures[i] for i in found.picture] == list(picture)
     assert len(found.blocks) * 2 == len(found), "a block is stored once for its two encodes"
     assert found.bit_depth == 8 and found.blocks.dtype == np.uint8
@@ -79,7 +80,7 @@ def test_a_split_holds_the_slow_twins_pairs(root, split):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_border_changes_neither_pairs_nor_their_order(root, split):
-    plain, wide = (load_split(open_dataset(root), split, border) for border in (0, 8))
+    plain, wide = (load_split(open_dataset(root), split, task) for task in (BLOCKS, BLOCKS_IN_CONTEXT))
     assert np.array_equal(wide.blocks[:, 8:24, 8:24], plain.blocks) and wide.blocks.shape[1:] == (32, 32)
     for name in ("block", "qindex", "label", "picture"):
         assert np.array_equal(getattr(wide, name), getattr(plain, name))
@@ -88,7 +89,7 @@ def test_a_border_changes_neither_pairs_nor_their_order(root, split):
 
 def test_a_border_holds_the_pictures_own_samples_even_those_of_no_whole_node(root):
     """Picture d is 33x71: right of its second node lies one column more, then that column again."""
-    found = load_split(open_dataset(root), "test", border=8)
+    found = load_split(open_dataset(root), "test", BLOCKS_IN_CONTEXT)
     luma = random_luma(3, 33, 71)
     padded = np.pad(luma, 8, mode="edge")
     for place, block in enumerate(found.blocks):
