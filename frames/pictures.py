@@ -7,6 +7,7 @@ samples, and the source's `notes` say so. An encoder that is given the turned pi
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,8 @@ def _samples(image: ImageFile) -> NDArray[np.integer]:
 
 def _notes(image: ImageFile) -> tuple[str, ...]:
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        with warnings.catch_warnings(action="ignore"):
+            orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # whatever Pillow's parser raises: nobody asked for what it reads but this note
         return ()
     if orientation in (None, 0, 1):
