@@ -84,7 +84,8 @@ def open_picture(path: Path, bit_depth: int | None = None, packed_420: bool = Fa
 
 def _read(path: Path) -> tuple[NDArray[np.integer], tuple[str, ...]]:
     """Grey samples [H, W], Y, Cb, Cr of 8 bit or R, G, B of 16 bit [H, W, 3]; and what there is to say."""
-    with open_regular(path) as file:
+    # Pillow warns of damaged EXIF data, which nobody asked for.
+    with open_regular(path) as file, warnings.catch_warnings(action="ignore"):
         image = open_image(file, path)
         try:
             if _is_deep(file) and image.mode != "I;16":
@@ -150,8 +151,7 @@ def _samples(image: ImageFile) -> NDArray[np.integer]:
 
 def _notes(image: ImageFile) -> tuple[str, ...]:
     try:
-        with warnings.catch_warnings(action="ignore"):
-            orientation = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # whatever Pillow's parser raises: nobody asked for what it reads but this note
         return ()
     if orientation in (None, 0, 1):
