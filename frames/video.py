@@ -51,7 +51,9 @@ def open_container(path: Path) -> Iterator[Any]:
         with open_regular(path) as file:
             # A name may have a colon, which FFmpeg takes for a protocol, or be no UTF-8: it gets the suffix alone.
             file.raw.name = f"input{path.suffix if path.suffix.isascii() else ''}"  # type: ignore[attr-defined]
-            with av.open(file, options={"protocol_whitelist": ""}) as container:
+            # Titles and the like may be of any encoding, or damaged.
+            options = {"protocol_whitelist": ""}
+            with av.open(file, options=options, metadata_errors="replace") as container:
                 yield container
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"{path} is no file that PyAV can read: {error.strerror or error}") from None

@@ -102,6 +102,14 @@ def test_interlaced_video_is_refused(tmp_path, codec, options):
     assert "bwdif" in caught.value.hint
 
 
+def test_titles_may_be_of_any_encoding(tmp_path):
+    path = write_video(tmp_path / "a.mkv", SMALL)
+    data = path.read_bytes()
+    assert data.count(b"Lavf") > 1
+    path.write_bytes(data.replace(b"Lavf", b"La\xe4f"))
+    assert len(list(open_frames(path))) == 3
+
+
 NAMES = ["2024-05-01T12:30:00.mp4", "http:x.mp4", "a b.mp4", "-g.mp4", "%03d.mp4", "ü.mp4", "n" * 250 + ".mp4", ".mp4"]
 
 
