@@ -174,6 +174,8 @@ def open_video(path: Path) -> FrameSource:
     if first.rotation:
         notes += (f"its rotation by {first.rotation} degrees is not applied: blocks are those of the frame as stored",)
     pixel_format, chroma, bit_depth = _planar_format(first.format)
+    if pixel_format != first.format.name:
+        notes += (f"its {first.format.name} is converted to {pixel_format}",)
     frame_format = format_of(path, first.width, first.height, bit_depth, chroma)
     return _VideoSource(path, frame_format, pixel_format, chosen.index, notes)
 

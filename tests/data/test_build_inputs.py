@@ -98,7 +98,7 @@ def test_impossible_configurations(tmp_path, options, expected):
 def test_one_clip_is_told_that_it_cannot_train(inputs, tmp_path):
     said = []
     build(inputs[:1], tmp_path / "out", said.append)
-    assert any("train needs val: one clip goes to one split" in text for text in said)
+    assert any("needs train and val: one clip goes to one split" in text for text in said)
 
 
 ODD = [

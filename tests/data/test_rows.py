@@ -47,10 +47,10 @@ def test_what_is_no_regular_file_or_far_too_large(tmp_path):
     ("splits", "expected"),
     [
         ({"a": "train", "b": "val", "c": "test"}, ""),
-        ({"a": "train"}, "no picture in val and test, and train needs val: one clip goes to one split"),
+        ({"a": "train"}, "no picture in val and test, and training needs train and val: one clip goes to one split"),
         ({"a": "val"}, "no picture in train and test"),
         ({"a": "train", "b": "train"}, "no picture in val and test.*--split"),
-        ({"a": "train", "b": "val"}, "no picture in test"),
+        ({"a": "train", "b": "val"}, "no picture in test: name more clips, or say with --split"),
     ],
 )
 def test_splits_that_training_will_miss(splits, expected):
