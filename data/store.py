@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import shutil
 import zipfile
@@ -27,6 +26,7 @@ from data.encode import EncodedFrame
 from encoder.libaom.library import cq_of_qindex
 from errors import UsageError
 from files import output_errors, write_atomically
+from locks import exclusive
 
 _PARTS = ".parts"
 
@@ -66,12 +66,7 @@ class Store:
         with output_errors(self.root):
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.root / _PARTS / "lock").open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(f"another build is writing to {self.root}", "wait for it to end") from None
+        with exclusive(self.root / _PARTS / "lock", f"another build is writing to {self.root}"):
             leftovers = [path for folder in folders for path in folder.glob(".*.*")]
             for leftover in (*leftovers, *self.root.glob(".index.csv.*")):
                 leftover.unlink()
