@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from files import write_atomically
-from partition import PARTITION_NAMES
+from train.measures.report import level_reports
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -43,16 +43,44 @@ def draw_curves(stage: int, history: list[dict[str, Any]], best_epoch: int) -> F
     return figure
 
 
+def save_report(report: dict[str, Any], title: str, confusion: Path, candidates: Path) -> list[Path]:
+    """Write confusion and candidate sets of a report (train.measures.report.evaluate_logits) as PNG.
+
+    Args:
+        report: of one level or several.
+        title: above each.
+        confusion, candidates: where they go; of several levels, with the level's suffix before the ending.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OutputError: if one cannot be written.
+    """
+    written = []
+    for suffix, level in level_reports(report).items():
+        size = suffix.removeprefix("_")
+        of_level = f"{title}, {size}x{size} nodes" if size else title
+        for figure, path in (
+            (draw_confusion(level["all"], of_level), confusion),
+            (draw_candidates(level, of_level), candidates),
+        ):
+            written.append(path.with_name(path.stem + suffix + path.suffix))
+            save_figure(figure, written[-1])
+    return written
+
+
 def draw_confusion(report: dict[str, Any], title: str) -> Figure:
-    """Confusion of the ten classes, each row in per cent of its true class; `report` as partition_metrics gives it."""
+    """Confusion of a level's types, each row in per cent of its true type; `report` as partition_metrics gives it."""
+    names = list(report["f1"])
     matrix = np.asarray(report["confusion"], float)
     share = 100.0 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(share, cmap=mpl.colormaps["Blues"], vmin=0, vmax=100)
-    ticks = range(len(PARTITION_NAMES))
-    axis.set_xticks(ticks, PARTITION_NAMES, rotation=45, ha="right", fontsize=8)
-    axis.set_yticks(ticks, [f"{n} ({int(c)})" for n, c in zip(PARTITION_NAMES, matrix.sum(1), strict=True)], fontsize=8)
+    ticks = range(len(names))
+    axis.set_xticks(ticks, names, rotation=45, ha="right", fontsize=8)
+    axis.set_yticks(ticks, [f"{n} ({int(c)})" for n, c in zip(names, matrix.sum(1), strict=True)], fontsize=8)
     axis.set(xlabel="predicted", ylabel="true (count)", title=title)
     for row, col in np.argwhere(share >= 0.5):
         colour = "white" if share[row, col] > 55 else "black"
@@ -63,7 +91,7 @@ def draw_confusion(report: dict[str, Any], title: str) -> Figure:
 
 def draw_candidates(report: dict[str, Any], title: str) -> Figure:
     """Mean candidate set against the share of true types kept, overall and by qindex band; `report` as
-    train.measures.metrics.evaluate_logits gives it. Crosses are the named thresholds."""
+    train.measures.report.evaluate_logits gives it for a level. Crosses are the named thresholds."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
     parts = {"all qindex": report["candidates"], **{k: r["candidates"] for k, r in report["by_qindex"].items()}}

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from partition import chain_rule
+from description import chain_rule
+from errors import UsageError
 from train.batches import DeviceBlocks
 from train.loop import predict_logits
 from train.measures.calibrate import fit_sharpness
 from train.measures.candidates import fit_keep
 from train.measures.decision import fit_decision
-from train.measures.metrics import as_none, evaluate_logits
+from train.measures.metrics import columns_of
+from train.measures.report import Rules, evaluate_logits
+from train.measures.rows import LevelRows, rows_of
 from train.model import PartitionModel
 from train.pairs import RunPairs
 
@@ -28,23 +31,42 @@ def evaluate_calibrated(model: PartitionModel, pairs: RunPairs) -> tuple[Partiti
     Args:
         model: trained, without temperatures, on the pairs' device.
         pairs: of the run.
+
+    Raises:
+        UsageError: if the model answers with what is no number.
     """
-    decision = keep = None
+    task, rules = model.config.task, {}
     if pairs.calib is not None:
-        qindex, label = _arrays(pairs.calib)
-        model = with_sharpness(model, fit_sharpness(predict_logits(model, pairs.calib), qindex, label))
-        probability, truth = chain_rule(predict_logits(model, pairs.calib)), as_none(label)
-        keep, decision = fit_keep(probability, truth, "calib"), fit_decision(probability, truth, "calib")
-    return model, evaluate_logits(predict_logits(model, pairs.val), *_arrays(pairs.val), keep, decision)
+        arrays = _arrays(pairs.calib)
+        model = with_sharpness(model, fit_sharpness(task, _logits(model, pairs.calib), *arrays))
+        rules = {rows.suffix: _fitted(rows) for rows in rows_of(task, _logits(model, pairs.calib), *arrays)}
+    return model, evaluate_logits(task, _logits(model, pairs.val), *_arrays(pairs.val), rules)
+
+
+def _logits(model: PartitionModel, data: DeviceBlocks) -> NDArray[np.float32]:
+    """As predict_logits.
+
+    Raises:
+        UsageError: if one is no finite number: then nothing that is made of them means anything.
+    """
+    logits = predict_logits(model, data)
+    if not np.isfinite(logits).all():
+        raise UsageError("the trained model answers with NaN or infinity", "lower the learning rate")
+    return logits
+
+
+def _fitted(rows: LevelRows) -> Rules:
+    probability, column = chain_rule(rows.logits, rows.level), columns_of(rows.label, rows.level)
+    return Rules(fit_keep(probability, column, "calib"), fit_decision(probability, column, "calib"))
 
 
 def with_sharpness(model: PartitionModel, sharpness: NDArray[np.float32]) -> PartitionModel:
-    """A copy of a model whose logits are multiplied by `sharpness`, float32 [256, 14], by qindex."""
+    """A copy of a model whose logits are multiplied by `sharpness` (PartitionModel.sharpness), by qindex."""
     device = next(model.parameters()).device
     made = PartitionModel(replace(model.config, temperature="qindex")).to(device)
     made.load_state_dict(model.state_dict() | {"sharpness": torch.from_numpy(sharpness)}, strict=True)
     return made.eval()
 
 
-def _arrays(data: DeviceBlocks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _arrays(data: DeviceBlocks) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     return data.qindex.cpu().numpy(), data.label.cpu().numpy()

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from train.choices import LOSSES
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 CLASS_BALANCE_BETA = 0.9999
@@ -95,6 +97,3 @@ def make_loss(name: str, counts: NDArray, gamma: float = 2.0) -> Loss:
     if name not in plain:
         raise ValueError(f"loss is one of {', '.join(LOSSES)}, not {name!r}")
     return plain[name]
-
-
-LOSSES = ("cross-entropy", "focal", "cb-focal", "poly", "asymmetric", "label-smoothing")

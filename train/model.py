@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from description import BLOCKS, InputForm, Level, Task
 from train.backbones import TRUNKS
 from train.backbones.trunk import PooledTrunk, Trunk
-from train.choices import ADAPTERS
+from train.choices import ADAPTERS, QINDEX_INPUTS
 from train.layers import ConvAdapter, Head, LowRankAdapter, ParallelAdapter, QindexEmbedding
 
 EMBEDDING_WIDTH = 32
@@ -46,7 +46,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:
             raise ValueError(f"trunk is one of {', '.join(TRUNKS)}, not {self.trunk!r}")
-        if self.qindex_input not in ("none", "film"):
+        if self.qindex_input not in QINDEX_INPUTS:
             raise ValueError(f"qindex_input is 'none' or 'film', not {self.qindex_input!r}")
         if self.adapters not in ADAPTERS:
             raise ValueError(f"adapters is one of {', '.join(ADAPTERS)}, not {self.adapters!r}")
@@ -61,6 +61,8 @@ class ModelConfig:
         if self.adapters == "parallel" and not issubclass(trunk, PooledTrunk):
             raise ValueError(f"adapters is one of the others: {self.trunk!r} has no tail for one in parallel")
         channels = trunk.adapter_channels
+        if type(self.adapter_reduction) is not int:
+            raise ValueError(f"adapter_reduction is a whole number, not {self.adapter_reduction!r}")
         if self.adapter_reduction < 1 or any(c % self.adapter_reduction for c in channels):
             raise ValueError(f"adapter_reduction {self.adapter_reduction} does not divide {min(channels)} channels")
 

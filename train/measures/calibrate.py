@@ -17,33 +17,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from partition import HEADS, QINDEX_BANDS, head_slices, head_targets
+from description import NO_SAY, Task
+from partition import QINDEX_BANDS
 from train.measures.metrics import as_none
+from train.measures.rows import rows_of
 
 QINDEX_VALUES = 256
 STEPS = 50
 
 
 def fit_sharpness(
-    logits: NDArray[np.floating], qindex: NDArray[np.integer], label: NDArray[np.integer]
+    task: Task, logits: NDArray[np.floating], qindex: NDArray[np.integer], label: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """1 / temperature of every logit by qindex, float32 [256, 14], that minimises each head's log loss.
+    """1 / temperature by qindex that minimises each head's log loss, of every logit of a node, level after level.
 
     Args:
-        logits: float [M, 14], of a model without temperatures.
+        task: of the model.
+        logits: float [M, task.logits], of a model without temperatures.
         qindex: 0-255, integer [M].
-        label: 0-9 or COVERED (which counts as NONE), integer [M].
+        label: 0-9, COVERED (which counts as NONE) or OUTSIDE (left out), integer [M, task.nodes].
+
+    Returns:
+        float32 [256, sum of the levels' logits].
     """
-    z, label = torch.from_numpy(np.asarray(logits, np.float64)), as_none(label)
-    basis, rows = qindex_basis(), torch.from_numpy(qindex.astype(np.int64))
-    sharpness = np.ones((QINDEX_VALUES, z.shape[1]), np.float32)
-    for head, part in head_slices().items():
-        target = torch.from_numpy(head_targets()[head][label])
-        say = target >= 0
-        if say.any():
-            fitted = _fit_head(z[say, part], target[say], basis[rows[say]])
-            sharpness[:, part] = (basis @ fitted).exp()[:, None].expand(-1, len(HEADS[head])).float().numpy()
-    return sharpness
+    basis = qindex_basis()
+    parts = []
+    for rows in rows_of(task, logits, qindex, label):
+        level, plain = rows.level, as_none(rows.label)
+        z, at = torch.from_numpy(np.asarray(rows.logits, np.float64)), torch.from_numpy(rows.qindex.astype(np.int64))
+        sharpness = np.ones((QINDEX_VALUES, level.logits), np.float32)
+        for head in level.heads:
+            part = level.slices[head.name]
+            target = torch.from_numpy(level.targets[head.name][plain])
+            say = target != NO_SAY
+            if say.any():
+                fitted = _fit_head(z[say, part], target[say], basis[at[say]])
+                sharpness[:, part] = (basis @ fitted).exp()[:, None].expand(-1, len(head.classes)).float().numpy()
+        parts.append(sharpness)
+    return np.concatenate(parts, 1)
 
 
 def _fit_head(logits: Tensor, target: Tensor, basis: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ model is how many types it has left to try, and how often the one it would have 
     whose type     |       .---'         each point is one threshold t: (mean set size, share kept)
     is kept        |    .-'              lower t: larger sets, more kept
                    |   /
-                   +-----------------> types left to try, 1-10
+                   +-----------------> types left to try, from 1
 
 Thresholds are named by the share of pairs that they keep ("0.98") on the pairs they were fitted on. numpy only, so
 that bundles are judged by the same code as runs.
@@ -44,8 +44,8 @@ def fit_keep(probability: NDArray[np.floating], label: NDArray[np.integer], fitt
     """The highest threshold, to four digits, that keeps the true type of each share of SHARES.
 
     Args:
-        probability: float [M, 10], M at least 1.
-        label: 0-9, integer [M].
+        probability: float [K, types], K at least 1.
+        label: column of the true type, integer [K]; NONE's is 0.
         fitted_on: a name for these pairs.
     """
     true = np.sort(_true_probability(probability, label))
@@ -55,7 +55,7 @@ def fit_keep(probability: NDArray[np.floating], label: NDArray[np.integer], fitt
 
 
 def _true_probability(probability: NDArray[np.floating], label: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Of each pair's own type, float64 [M]; 1 for NONE, which is always kept."""
+    """Of each pair's own type, float64 [K]; 1 for NONE, which is always kept."""
     true = probability[np.arange(len(label)), label].astype(np.float64)
     return np.where(label == Partition.NONE, 1.0, true)
 
@@ -74,12 +74,12 @@ def operating_point(
     """What one threshold does on a set of pairs.
 
     Args:
-        probability: float [M, 10], M at least 1.
-        label: 0-9, integer [M].
+        probability: float [K, types], K at least 1.
+        label: column of the true type, integer [K]; NONE's is 0.
         threshold: 0-1.
 
     Returns:
-        threshold; kept, the share of pairs whose true type is in the set; mean_set, types in the set, 1-10; single,
+        threshold; kept, the share of pairs whose true type is in the set; mean_set, types in the set; single,
         the share of pairs left with NONE alone.
     """
     sets = candidate_sets(probability, threshold)
@@ -96,8 +96,8 @@ def candidate_report(probability: NDArray[np.floating], label: NDArray[np.intege
     """The named thresholds, and the whole curve, on a set of pairs.
 
     Args:
-        probability: float [M, 10], M at least 1.
-        label: 0-9, integer [M].
+        probability: float [K, types], K at least 1.
+        label: column of the true type, integer [K]; NONE's is 0.
         keep: the named thresholds.
 
     Returns:
@@ -112,9 +112,14 @@ def candidate_report(probability: NDArray[np.floating], label: NDArray[np.intege
 
 
 def recorded_keep(evaluation: Mapping[str, Any]) -> Keep | None:
-    """The thresholds that a run.json's evaluation or a manifest's metrics hold; None if they hold none."""
-    return (
-        Keep(evaluation["keep"], str(evaluation.get("keep_fitted_on", "unknown pairs")))
-        if "keep" in evaluation
-        else None
-    )
+    """The thresholds that a level's evaluation holds, of a run.json or a manifest; None if it holds none.
+
+    Raises:
+        ValueError: if what it holds are no thresholds.
+    """
+    if "keep" not in evaluation:
+        return None
+    keep = evaluation["keep"]
+    if not isinstance(keep, Mapping) or not all(type(t) in (int, float) and 0 <= t <= 1 for t in keep.values()):
+        raise ValueError("its thresholds of candidate sets are not numbers from 0 to 1")
+    return Keep(keep, str(evaluation.get("keep_fitted_on", "unknown pairs")))
