@@ -5,6 +5,7 @@ The error boundary is the one place where errors become exit codes (docs/DESIGN.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -46,6 +47,17 @@ class ErrorBoundary(click.Group):
             _give_up_stdout()
             sys.exit(code)
         sys.exit(0)
+
+
+def say(text: str) -> None:
+    """A line, or several, of what was read, used, written or found; a progress bar on the same terminal goes first."""
+    click.echo(("\r\033[K" if sys.stderr.isatty() and sys.stdout.isatty() else "") + text)
+
+
+def say_json(as_json: bool, result: dict[str, Any]) -> None:
+    """The result as one line of JSON, if --json asked for it."""
+    if as_json:
+        click.echo(json.dumps(result))
 
 
 def _let_sigterm_interrupt() -> None:

@@ -41,6 +41,13 @@ class UsageError(ToolkitError):
     exit_code = 2
 
 
+class UntrustedCodeError(UsageError):
+    """Machine code out of a bundle would run, and nobody said that it may: a hash is no signature."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "--run-packages allows it, for bundles from whom you trust")
+
+
 class InputError(ToolkitError):
     """An input file or array is not what it should be."""
 

@@ -35,7 +35,8 @@ from encoder.partition_map import UNDECIDED, MapFormat, candidate_masks, write_p
 from encoder.program import Encoded, encode_file, stream_labels
 from frames.frame import FrameFormat
 from frames.reader import open_frames
-from infer.session import Session, SessionOptions, open_session
+from infer.open import open_session
+from infer.session import Session, SessionOptions
 from partition import NODE_SIZE
 
 TAKEN_APART = "0.98"

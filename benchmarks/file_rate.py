@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from bundle import open_bundle
 from files import write_atomically
 from infer.block_file import open_blocks
-from infer.session import RUNTIMES, SessionOptions, open_session
+from infer.open import open_session
+from infer.runtimes import RUNTIMES
+from infer.session import SessionOptions
 from infer.stream import BATCH, predict_stream
 from infer.verify import read_reference
 from machine import cpu_name

@@ -21,8 +21,9 @@ from bundle import Bundle
 from data.dataset import load_split, open_dataset
 from errors import MissingComponentError
 from infer.block_file import open_blocks
+from infer.open import open_session
 from infer.parity import compare, judge
-from infer.session import SessionOptions, open_session
+from infer.session import SessionOptions
 from infer.sessions.device_pipeline import SLOTS
 from infer.sessions.fused_session import FusedSession
 from infer.sessions.torch_session import TorchSession, open_weights

@@ -30,7 +30,8 @@ from encoder.libaom.library import EncodeOptions, ensure_libaom
 from errors import InputError, ToolkitError
 from files import write_atomically
 from frames.frame import Frame, FrameFormat
-from infer.session import SessionOptions, open_session
+from infer.open import open_session
+from infer.session import SessionOptions
 from machine import cpu_name, machine
 from partition import NODE_SIZE, PARTITION_NAMES, candidate_sets, chain_rule, partitions_from_map
 from train.measures.candidates import fit_keep

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from bundle import Bundle, open_bundle
 from errors import MissingComponentError
 from files import write_atomically
-from infer.session import Prediction, Session, SessionOptions, open_session
+from infer.open import open_session
+from infer.session import Prediction, Session, SessionOptions
 from infer.verify import read_reference
 from machine import cpu_name
 

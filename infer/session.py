@@ -1,25 +1,16 @@
-"""One session per runtime behind one protocol, and the choice between them.
-
-A runtime that was asked for runs, or `open_session` fails; only "auto" chooses, and it says what it took and why not
-the others.
-"""
+"""What every session is, whatever runs it: protocols, and the types that they speak of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle
-from errors import ForeignArtefactError, MissingComponentError
-
-RUNTIMES = ("torch", "fused", "aotinductor", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
-AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")
-
+from progress import Announce
 
 SIZES = (1, 64, 1024, 8160, 32400, 65536)
 """Batches that GPU sessions capture graphs for: from one block over frames of 1080p and 4K to what fills the GPU."""
@@ -27,12 +18,12 @@ SIZES = (1, 64, 1024, 8160, 32400, 65536)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of N blocks.
+    """What the model says of N blocks, nodes in the order of description.Task.
 
     Attributes:
-        logits: of the five heads, float32 [N, 14], in the order of partition.HEADS.
-        probability: of each partition type, float32 [N, 10], rows sum to 1.
-        partition: the likeliest type, uint8 [N], 0-9.
+        logits: float32 [N, task.logits].
+        probability: of each node's types, float32 [N, task.probabilities]; those of a node sum to 1.
+        partition: each node's likeliest type, a Partition, uint8 [N, task.nodes]; [N] if a block is one node.
     """
 
     logits: NDArray[np.float32]
@@ -65,7 +56,7 @@ class SessionInfo:
 
 
 Batch = tuple[NDArray[np.integer], NDArray[np.integer] | int]
-"""Blocks [N, S, S], S being Manifest.side, uint8 at 8 bit and uint16 above, and qindex [N], 0-255, or one for all."""
+"""Blocks as Session.predict's, and qindex [N], 0-255, or one for all."""
 
 
 class Session(Protocol):
@@ -77,8 +68,13 @@ class Session(Protocol):
         """Predict one batch.
 
         Args:
-            blocks: raw luma samples [N, S, S], uint8 at 8 bit, uint16 above; N at least 1; S is Manifest.side.
+            blocks: raw luma samples [N, S, S], uint8 at 8 bit, uint16 above; N at least 1; S is the side
+                of the task's input.
             qindex: 0-255, integer [N].
+
+        Raises:
+            InputError: if blocks or qindex are of another type or shape, there is none, or qindex is out of range.
+            ArtefactError: if what comes out is no prediction.
         """
         ...
 
@@ -94,7 +90,7 @@ class StreamingSession(Session, Protocol):
     batch: int
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
-        """Predictions in order, without logits ([0, 14]); a batch may come back in pieces.
+        """Predictions in order, without logits (none, [0, task.logits]); a batch may come back in pieces.
 
         Args:
             batches: read as they are needed; each is copied before the next is read.
@@ -117,7 +113,7 @@ class FlowingSession(StreamingSession, Protocol):
     dtype: np.dtype
 
     def flow(self, fill: Fill, count: int) -> Generator[Prediction]:
-        """Predictions in order, without logits ([0, 14]): views of buffers, valid until the next one is asked for.
+        """Predictions in order, without logits (none): views of buffers, valid until the next one is asked for.
 
         Args:
             fill: called in another thread.
@@ -134,13 +130,15 @@ class SessionOptions:
         bit_depth: of the samples: 8, 10 or 12.
         precision: "fp32", "fp16" or "int8"; the bundle must hold it.
         threads: of the CPU; 0 leaves it to the runtime.
-        form: input form of the ONNX file, "uint8" or "int32"; empty takes uint8 at 8 bit and int32 above.
+        form: input form of the file, "uint8" or "int32"; empty takes uint8 at 8 bit and int32 above.
+        run_code: whether machine code out of the bundle may run; only from whom one trusts.
     """
 
     bit_depth: int = 8
     precision: str = "fp32"
     threads: int = 0
     form: str = ""
+    run_code: bool = False
 
     @property
     def input_form(self) -> str:
@@ -148,64 +146,5 @@ class SessionOptions:
         return self.form or ("uint8" if self.bit_depth == 8 else "int32")
 
 
-def open_session(
-    bundle: Bundle, runtime: str, options: SessionOptions, announce: Callable[[str], None] = lambda _: None
-) -> Session:
-    """A session of that runtime on a bundle.
-
-    Args:
-        bundle: opened and verified.
-        runtime: one of RUNTIMES, or "auto".
-        options: bit depth, precision, threads.
-        announce: told what "auto" passed over, and why; and of batches halved for want of GPU memory.
-
-    Raises:
-        MissingComponentError: if the runtime cannot run here as asked.
-        ForeignArtefactError: if its engines are for another GPU, driver or version; "auto" passes them over.
-    """
-    if runtime != "auto":
-        return _open(bundle, runtime, options, announce)
-    refused = []
-    for candidate in AUTO_ORDER:
-        try:
-            session = _open(bundle, candidate, options, announce)
-        except (MissingComponentError, ForeignArtefactError) as error:
-            refused.append(f"{candidate}: {error.message}")
-            continue
-        for reason in refused:
-            announce(f"runtime auto passed over {reason}")
-        return session
-    raise MissingComponentError("no runtime can run this bundle here", "; ".join(refused))
-
-
-def _open(bundle: Bundle, runtime: str, options: SessionOptions, announce: Callable[[str], None]) -> Session:
-    if runtime == "torch":
-        _require("torch", "pip install torch")
-        from infer.sessions.torch_session import TorchSession
-
-        return TorchSession(bundle, options)
-    if runtime == "fused":
-        _require("torch", "pip install torch")
-        from infer.sessions.fused_session import FusedSession
-
-        return FusedSession(bundle, options, announce=announce)
-    if runtime == "aotinductor":
-        _require("torch", "pip install torch")
-        from infer.sessions.package_session import PackageSession
-
-        return PackageSession(bundle, options)
-    if runtime in ("onnxruntime-cpu", "onnxruntime-cuda"):
-        _require("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
-        from infer.sessions.onnxruntime_session import OnnxRuntimeSession
-
-        return OnnxRuntimeSession(bundle, options, cuda=runtime == "onnxruntime-cuda")
-    if runtime in ("tensorrt", "tensorrt-rtx"):
-        from infer.sessions.tensorrt_session import TensorRtSession
-
-        return TensorRtSession(bundle, options, runtime)
-    raise ValueError(f"runtime is one of {', '.join(RUNTIMES)} or auto, not {runtime!r}")
-
-
-def _require(module: str, hint: str) -> None:
-    if find_spec(module) is None:
-        raise MissingComponentError(f"{module} is not installed", hint)
+Opener = Callable[[Bundle, SessionOptions, Announce], Session]
+"""Opens a session; it is told of batches halved for want of GPU memory."""

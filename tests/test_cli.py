@@ -1,10 +1,12 @@
 """The command line of docs/DESIGN.md: options, defaults, what each command prints, and what it must not import."""
 
+import importlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import click
@@ -12,6 +14,10 @@ import numpy as np
 import pytest
 
 import cli as program
+from commands.export import EngineWords
+from commands.train import Recipe
+from console import ProgressLine
+from description import BLOCKS, TASKS, InputForm
 from files import sha256_of
 from partition import PARTITION_NAMES
 from tests.helpers import REPO, command, copy_of, png, rewrite, run_program
@@ -200,6 +206,67 @@ def test_help_of_the_program(cli):
     assert cli("--version").out.startswith("av1-partition-toolkit")
 
 
+# --- registries: what is added there can be asked for -----------------------------------------------------------------
+
+REGISTRIES = {
+    "train --trunk": "train.backbones.TRUNKS",
+    "train --qindex-input": "train.choices.QINDEX_INPUTS",
+    "train --bn-mode": "train.choices.BN_MODES",
+    "train --stage1-loss": "train.choices.STAGE1_LOSSES",
+    "train --loss": "train.choices.LOSSES",
+    "train --sampler": "train.choices.SAMPLERS",
+    "train --augmentation": "train.choices.AUGMENTATIONS",
+    "train --adapters": "train.choices.ADAPTERS",
+    "train --schedule": "train.choices.SCHEDULES",
+    "train --select": "train.choices.SELECTIONS",
+    "train --autocast": "train.choices.AUTOCASTS",
+    "experiment name": "train.choices.EXPERIMENTS",
+    "evaluate --split": "data.dataset.SPLITS",
+    "predict --runtime": "infer.session.RUNTIMES",
+    "predict --bit-depth": "frames.frame.BIT_DEPTHS",
+    "predict --chroma": "frames.frame.CHROMA_SHIFTS",
+    "dataset blocks --split": "data.dataset.SPLITS",
+    "dataset build --bit-depth": "frames.frame.BIT_DEPTHS",
+    "dataset build --chroma": "frames.frame.CHROMA_SHIFTS",
+}
+TOY = 14
+
+
+@pytest.mark.parametrize("asked", REGISTRIES)
+def test_what_is_added_to_a_registry_can_be_asked_for(asked, monkeypatch):
+    name, _, option = asked.rpartition(" ")
+    module, _, attribute = REGISTRIES[asked].rpartition(".")
+    held = getattr(importlib.import_module(module), attribute)
+    toy = TOY if attribute == "BIT_DEPTHS" else "toy"
+    (parameter,) = (p for p in command_of(name).params if option in (p.name, *p.opts))
+    context = click.Context(command_of(name))
+    with pytest.raises(click.BadParameter, match=f"'{toy}' is not one of"):
+        parameter.type.convert(str(toy), parameter, context)
+    if isinstance(held, dict):
+        monkeypatch.setitem(held, toy, None)
+    else:
+        monkeypatch.setattr(f"{module}.{attribute}", (*held, toy))
+    assert parameter.type.convert(str(toy), parameter, context) == str(toy)
+    if isinstance(parameter, click.Option):
+        assert f"|{toy}]" in re.sub(r"\s", "", command_of(name).get_help(context))
+
+
+def test_a_task_that_is_added_brings_its_border(monkeypatch):
+    monkeypatch.setitem(TASKS, "toy", replace(BLOCKS, name="toy", input=InputForm(16, border=4, channels=2)))
+    for name in ("train", "dataset blocks"):
+        assert "[0|8|4]" in command_of(name).get_help(click.Context(command_of(name)))
+
+
+def test_the_recipe_is_what_training_takes():
+    """What `train` hands on as it stands are options of hers, and fields of TrainConfig."""
+    from train.config import TrainConfig
+
+    names = set(Recipe.__annotations__)
+    assert names <= {p.name for p in command_of("train").params}
+    assert names <= {f.name for f in fields(TrainConfig)}
+    assert set(EngineWords.__annotations__) <= {p.name for p in command_of("export").params}
+
+
 # --- imports ----------------------------------------------------------------------------------------------------------
 
 
@@ -213,9 +280,14 @@ def imported_by(*words) -> set[str]:
     return set(done.stderr.rpartition("LOADED")[2].split()) & HEAVY
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("train", "--help"), ("predict", "--help")])
+@pytest.mark.parametrize("words", [("--help",), ("--version",)])
 def test_help_imports_nothing_heavy(words):
     assert imported_by(*words) == set()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_help_of_a_command_imports_no_more_than_its_registries(name):
+    assert imported_by(*name.split(), "--help") <= {"numpy", "PIL"}
 
 
 @pytest.fixture
@@ -372,7 +444,7 @@ def test_the_shipped_bundles_stand_in_where_none_was_named_or_exported(
 ):
     """The one that sees a border for frames, which supply it, and for blocks that were cut with one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(program, "SHIPPED_MODELS", tmp_path)
+    monkeypatch.setattr("commands.bundles.SHIPPED_MODELS", tmp_path)
     compact = tmp_path / "compact"
     compact.symlink_to(bundle_dir)
     context = tmp_path / "accurate-context"
@@ -543,7 +615,7 @@ def test_the_bare_commands_work_in_a_fresh_copy(tmp_path):
 
 
 def test_progress_elsewhere_is_a_line_for_each_tenth(capsys):
-    line = program.ProgressLine()
+    line = ProgressLine()
     for stage in (1, 2):
         for done in range(1, 1001):
             line(done, 1000, f"stage {stage}")
@@ -556,7 +628,7 @@ def test_progress_elsewhere_is_a_line_for_each_tenth(capsys):
 def test_the_time_left_is_that_of_the_work_at_hand(capsys, monkeypatch):
     clock = iter([0.0, 100.0, 110.0, 120.0])
     monkeypatch.setattr("console.time.monotonic", lambda: next(clock))
-    line = program.ProgressLine()
+    line = ProgressLine()
     line(10, 10, "first")
     line(1, 4, "second")  # begun at 100 s
     line(2, 4, "second")
@@ -568,7 +640,7 @@ def test_the_time_left_is_that_of_the_work_at_hand(capsys, monkeypatch):
 
 
 def test_progress_of_work_without_a_known_end(capsys):
-    line = program.ProgressLine()
+    line = ProgressLine()
     for done in range(1, 1001):
         line(done, 0, "frames")
     lines = capsys.readouterr().err.splitlines()
@@ -577,16 +649,9 @@ def test_progress_of_work_without_a_known_end(capsys):
 
 def test_progress_on_a_terminal_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    line = program.ProgressLine()
+    line = ProgressLine()
     for done in (1, 2):
         line(done, 2, "work")
     text = capsys.readouterr().err
     assert "\n" not in text and f"[{'#' * 15}{' ' * 15}] 50 %" in text
     assert text.endswith("\r\033[K"), "nothing is left of it at the end"
-
-
-def test_every_trunk_can_be_asked_for():
-    """The names stand in cli.py too, since its help does without torch."""
-    from train.backbones.trunks import TRUNKS
-
-    assert tuple(TRUNKS) == program.TRUNK_NAMES

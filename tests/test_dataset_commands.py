@@ -56,7 +56,7 @@ REFUSED = {
     "stream without source": (("--bitstream", "a.ivf"), 2, "give VIDEO"),
     "video and stream": (("a.y4m", "--bitstream", "a.ivf", "--source", "a.y4m"), 2, "give VIDEO"),
     "qindex out of reach": (("a.y4m", "--qindex", "81"), 2, "the nearest is 80"),
-    "qindex no number": (("a.y4m", "--qindex", "low"), 2, "invalid literal"),
+    "qindex no number": (("a.y4m", "--qindex", "low"), 2, "is no list of qindex"),
     "preset": (("a.y4m", "--cpu-used", "10"), 2, "not in the range"),
     "size": (("a.yuv", "--size", "64:48"), 2, "WIDTHxHEIGHT"),
     "small": (("a.yuv", "--size", "15x48"), 3, "frames are 15x48"),

@@ -55,8 +55,9 @@ def test_onnxruntime_on_cuda_agrees_with_the_reference_and_says_that_it_ran_ther
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA provider")
     from bundle import open_bundle
+    from infer.open import open_session
     from infer.parity import compare, judge
-    from infer.session import SessionOptions, open_session
+    from infer.session import SessionOptions
 
     bundle = open_bundle(bundle_dir)
     blocks, qindex, _ = real_blocks
@@ -97,15 +98,17 @@ def test_a_product_on_the_gpu_is_its_slow_twin(rows, inner, columns, bias, resid
 @pytest.fixture(scope="module")
 def fused(bundle_dir):
     from bundle import open_bundle
-    from infer.session import SessionOptions, open_session
+    from infer.open import open_session
+    from infer.session import SessionOptions
 
     return open_session(open_bundle(bundle_dir), "fused", SessionOptions(precision="fp16"))
 
 
 def test_fused_agrees_with_the_reference_at_every_batch_size(bundle_dir, real_blocks, fused):
     from bundle import open_bundle
+    from infer.open import open_session
     from infer.parity import compare, judge
-    from infer.session import SessionOptions, open_session
+    from infer.session import SessionOptions
 
     blocks, qindex, _ = real_blocks
     reference = open_session(open_bundle(bundle_dir), "torch", SessionOptions()).predict(blocks, qindex)
@@ -166,7 +169,8 @@ def test_sessions_in_threads_and_processes_share_the_gpu(bundle_dir, real_blocks
     from multiprocessing import get_context
 
     from bundle import open_bundle
-    from infer.session import SessionOptions, open_session
+    from infer.open import open_session
+    from infer.session import SessionOptions
 
     blocks, qindex, _ = real_blocks
     expected = fused.predict(blocks, qindex)
@@ -184,7 +188,8 @@ def test_sessions_in_threads_and_processes_share_the_gpu(bundle_dir, real_blocks
 
 def predict_elsewhere(bundle_dir, blocks, qindex):
     from bundle import open_bundle
-    from infer.session import SessionOptions, open_session
+    from infer.open import open_session
+    from infer.session import SessionOptions
 
     return (
         open_session(open_bundle(bundle_dir), "fused", SessionOptions(precision="fp16")).predict(blocks, qindex).logits
@@ -211,8 +216,9 @@ def test_a_gpu_without_memory_halves_the_batch(bundle_dir, real_blocks):
 
 def test_high_bit_depth_on_the_gpu(bundle_dir, real_blocks):
     from bundle import open_bundle
+    from infer.open import open_session
     from infer.parity import compare, judge
-    from infer.session import SessionOptions, open_session
+    from infer.session import SessionOptions
 
     bundle = open_bundle(bundle_dir)
     blocks, qindex = real_blocks[0][:512].astype(np.uint16) * 4 + 3, real_blocks[1][:512]
@@ -303,8 +309,9 @@ def test_every_runtime_on_the_gpu_agrees_with_the_reference_on_a_shipped_model(
     """Of a model that a few steps trained, so many blocks are near ties that one flip more or less decides."""
     from bundle import open_bundle
     from export.run import ExportTask, export_run
+    from infer.open import open_session
     from infer.parity import compare, judge
-    from infer.session import SessionOptions, open_session
+    from infer.session import SessionOptions
 
     run_dir = Path(__file__).parent.parent / "models" / name
     export_run(ExportTask(run_dir, tmp_path / "b", precisions=("fp32", "fp16"), package="cuda"), lambda _: None)

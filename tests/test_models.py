@@ -7,7 +7,8 @@ import pytest
 
 from bundle import open_bundle
 from infer.certificate import Certificate
-from infer.session import SessionOptions, open_session
+from infer.open import open_session
+from infer.session import SessionOptions
 from infer.verify import read_reference
 from tests.helpers import REPO
 from train.checkpoint import open_run

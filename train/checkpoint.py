@@ -18,7 +18,7 @@ from description import Task, task_of_border
 from errors import ArtefactError, InputError, UsageError
 from files import write_atomically
 from inputs import open_regular
-from train.measures.report import recorded_rules
+from train.measures.judgement import recorded_fits
 from train.model import ModelConfig, PartitionModel
 
 RUN_SCHEMA = 2
@@ -167,7 +167,7 @@ def open_run(root: Path) -> Run:
             "restore both from the same run, or train again",
         )
     try:
-        recorded_rules(info.get("evaluation", {}), config.task)
+        recorded_fits(info.get("evaluation", {}), config.task)
     except ValueError as error:
         raise ArtefactError(f"{root / RUN_FILE} is no run description: {error}", "restore it, or train again") from None
     return Run(root, _model_of(content, root / MODEL_FILE, config), info, digest)

@@ -8,18 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from description import Task, task_of_border
+from train import choices
 from train.batches import keeps_types
-from train.choices import (
-    AUGMENTATIONS,
-    AUTOCASTS,
-    BN_MODES,
-    FINE_TUNINGS,
-    LOSSES,
-    SAMPLERS,
-    SCHEDULES,
-    SELECTIONS,
-    STAGE1_LOSSES,
-)
 from train.model import ModelConfig
 from train.stages import stages_of_run
 
@@ -105,18 +95,18 @@ class TrainConfig:
         self._check_augmentation()
 
     def _check_choices(self) -> None:
-        choices = {
-            "bn_mode": BN_MODES,
-            "stage1_loss": STAGE1_LOSSES,
-            "loss": LOSSES,
-            "sampler": SAMPLERS,
-            "augmentation": AUGMENTATIONS,
-            "fine_tuning": FINE_TUNINGS,
-            "schedule": SCHEDULES,
-            "select": SELECTIONS,
-            "autocast": AUTOCASTS,
+        allowed_of = {
+            "bn_mode": choices.BN_MODES,
+            "stage1_loss": choices.STAGE1_LOSSES,
+            "loss": choices.LOSSES,
+            "sampler": choices.SAMPLERS,
+            "augmentation": choices.AUGMENTATIONS,
+            "fine_tuning": choices.FINE_TUNINGS,
+            "schedule": choices.SCHEDULES,
+            "select": choices.SELECTIONS,
+            "autocast": choices.AUTOCASTS,
         }
-        for name, allowed in choices.items():
+        for name, allowed in allowed_of.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
 

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from files import write_atomically
-from train.measures.report import level_reports
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -44,7 +43,7 @@ def draw_curves(stage: int, history: list[dict[str, Any]], best_epoch: int) -> F
 
 
 def save_report(report: dict[str, Any], title: str, confusion: Path, candidates: Path) -> list[Path]:
-    """Write confusion and candidate sets of a report (train.measures.report.evaluate_logits) as PNG.
+    """Write confusion and candidate sets of a report (train.measures.judgement.evaluate_logits) as PNG.
 
     Args:
         report: of one level or several.
@@ -58,8 +57,8 @@ def save_report(report: dict[str, Any], title: str, confusion: Path, candidates:
         OutputError: if one cannot be written.
     """
     written = []
-    for suffix, level in level_reports(report).items():
-        size = suffix.removeprefix("_")
+    for size, level in report["levels"].items() if "levels" in report else (("", report),):
+        suffix = f"_{size}" if size else ""
         of_level = f"{title}, {size}x{size} nodes" if size else title
         for figure, path in (
             (draw_confusion(level["all"], of_level), confusion),
@@ -71,13 +70,13 @@ def save_report(report: dict[str, Any], title: str, confusion: Path, candidates:
 
 
 def draw_confusion(report: dict[str, Any], title: str) -> Figure:
-    """Confusion of a level's types, each row in per cent of its true type; `report` as partition_metrics gives it."""
-    names = list(report["f1"])
+    """Confusion of the types, each row in per cent of its true class; `report` as partition_metrics gives it."""
     matrix = np.asarray(report["confusion"], float)
     share = 100.0 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(share, cmap=mpl.colormaps["Blues"], vmin=0, vmax=100)
+    names = list(report["f1"])
     ticks = range(len(names))
     axis.set_xticks(ticks, names, rotation=45, ha="right", fontsize=8)
     axis.set_yticks(ticks, [f"{n} ({int(c)})" for n, c in zip(names, matrix.sum(1), strict=True)], fontsize=8)
@@ -91,7 +90,7 @@ def draw_confusion(report: dict[str, Any], title: str) -> Figure:
 
 def draw_candidates(report: dict[str, Any], title: str) -> Figure:
     """Mean candidate set against the share of true types kept, overall and by qindex band; `report` as
-    train.measures.report.evaluate_logits gives it for a level. Crosses are the named thresholds."""
+    train.measures.judgement.evaluate_level gives it. Crosses are the named thresholds."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
     parts = {"all qindex": report["candidates"], **{k: r["candidates"] for k, r in report["by_qindex"].items()}}

@@ -1,4 +1,4 @@
-"""Distillation (Hinton et al., 2015): what teachers say of each node, split by the chain rule into targets of each head.
+"""Distillation (Hinton et al., 2015): what teachers say of nodes, split by the chain rule into targets of each head.
 
 teachers ─► P(type) of each node ─┬─► stage 1: P(NONE), 1 - P(NONE)
   x 8 views                       ├─► macro:   P(RECT | partitioned), ...

@@ -16,9 +16,8 @@ from train.loop import predict_logits
 from train.measures.calibrate import fit_sharpness
 from train.measures.candidates import fit_keep
 from train.measures.decision import fit_decision
-from train.measures.metrics import columns_of
-from train.measures.report import Rules, evaluate_logits
-from train.measures.rows import LevelRows, rows_of
+from train.measures.judgement import Fits, classes_of, evaluate_logits
+from train.measures.rows import level_rows
 from train.model import PartitionModel
 from train.pairs import RunPairs
 
@@ -35,33 +34,35 @@ def evaluate_calibrated(model: PartitionModel, pairs: RunPairs) -> tuple[Partiti
     Raises:
         UsageError: if the model answers with what is no number.
     """
-    task, rules = model.config.task, {}
+    fits = None
+    task = model.config.task
     if pairs.calib is not None:
-        arrays = _arrays(pairs.calib)
-        model = with_sharpness(model, fit_sharpness(task, _logits(model, pairs.calib), *arrays))
-        rules = {rows.suffix: _fitted(rows) for rows in rows_of(task, _logits(model, pairs.calib), *arrays)}
-    return model, evaluate_logits(task, _logits(model, pairs.val), *_arrays(pairs.val), rules)
+        qindex, label = _arrays(pairs.calib)
+        model = with_sharpness(model, fit_sharpness(_logits(model, pairs.calib), qindex, label, task))
+        fits = _fitted(model, pairs.calib)
+    return model, evaluate_logits(_logits(model, pairs.val), *_arrays(pairs.val), task, fits)
 
 
 def _logits(model: PartitionModel, data: DeviceBlocks) -> NDArray[np.float32]:
-    """As predict_logits.
-
-    Raises:
-        UsageError: if one is no finite number: then nothing that is made of them means anything.
-    """
     logits = predict_logits(model, data)
     if not np.isfinite(logits).all():
         raise UsageError("the trained model answers with NaN or infinity", "lower the learning rate")
     return logits
 
 
-def _fitted(rows: LevelRows) -> Rules:
-    probability, column = chain_rule(rows.logits, rows.level), columns_of(rows.label, rows.level)
-    return Rules(fit_keep(probability, column, "calib"), fit_decision(probability, column, "calib"))
+def _fitted(model: PartitionModel, calib: DeviceBlocks) -> dict[int, Fits]:
+    """Thresholds and decision rule of each level that has a node there."""
+    fits = {}
+    for rows in level_rows(_logits(model, calib), _arrays(calib)[1], model.config.task):
+        if len(rows.label):
+            probability, truth = chain_rule(rows.logits, rows.level), classes_of(rows.label, rows.level)
+            keep, decision = fit_keep(probability, truth, "calib"), fit_decision(probability, truth, "calib")
+            fits[rows.level.node_size] = Fits(keep, decision)
+    return fits
 
 
 def with_sharpness(model: PartitionModel, sharpness: NDArray[np.float32]) -> PartitionModel:
-    """A copy of a model whose logits are multiplied by `sharpness` (PartitionModel.sharpness), by qindex."""
+    """A copy of a model whose logits are multiplied by `sharpness` by qindex (PartitionModel.sharpness)."""
     device = next(model.parameters()).device
     made = PartitionModel(replace(model.config, temperature="qindex")).to(device)
     made.load_state_dict(model.state_dict() | {"sharpness": torch.from_numpy(sharpness)}, strict=True)

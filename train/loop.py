@@ -24,8 +24,8 @@ from train.config import TrainConfig
 from train.distributed import World
 from train.graphed import GraphedStep, Learn
 from train.measures.counts import HeadCounts
+from train.measures.judgement import all_heads
 from train.measures.metrics import macro_f1
-from train.measures.report import all_heads
 from train.model import PartitionModel
 from train.stage_net import StageNet, auxiliary_log_loss
 from train.stages import Stage, selection, stage_targets
@@ -205,7 +205,7 @@ class StageLoop:
 
     def _judge(self, train_metrics: dict[str, Any]) -> dict[str, Any]:
         task = self.judge_data.task
-        heads = all_heads(task, predict_logits(self.judged, self.judge_data), self.judge_data.label.cpu().numpy())
+        heads = all_heads(predict_logits(self.judged, self.judge_data), self.judge_data.label.cpu().numpy(), task)
         entry = train_metrics | selection(self.stage, task, heads)
         entry |= {
             "heads": {key: heads[key] for key in self.stage.keys(task)},

@@ -47,7 +47,7 @@ class ModelConfig:
         if self.trunk not in TRUNKS:
             raise ValueError(f"trunk is one of {', '.join(TRUNKS)}, not {self.trunk!r}")
         if self.qindex_input not in QINDEX_INPUTS:
-            raise ValueError(f"qindex_input is 'none' or 'film', not {self.qindex_input!r}")
+            raise ValueError(f"qindex_input is one of {', '.join(QINDEX_INPUTS)}, not {self.qindex_input!r}")
         if self.adapters not in ADAPTERS:
             raise ValueError(f"adapters is one of {', '.join(ADAPTERS)}, not {self.adapters!r}")
         if self.temperature not in ("none", "qindex"):
@@ -169,7 +169,10 @@ class PartitionModel(nn.Module):
 
     def forward(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> Tensor:
         """Logits float32 [N, task.logits], in the order of description.Task; arguments as `body`."""
-        body, embedding = self.body(blocks, qindex, bit_depth)
+        return self.answers(*self.body(blocks, qindex, bit_depth), qindex)
+
+    def answers(self, body: Any, embedding: Tensor | None, qindex: Tensor) -> Tensor:
+        """As `forward`, from what `body` gives."""
         bare, adapted = self.stage1_features(body, embedding), self.adapted_features(body, embedding)
         parts = []
         for number, level in enumerate(self.config.task.levels):

@@ -186,7 +186,7 @@ def selection(stage: Stage, task: Task, heads: Mapping[str, Mapping[str, Any]]) 
     Args:
         stage: which.
         task: of the model.
-        heads: metrics by key (train.measures.report.all_heads).
+        heads: metrics by key (train.measures.judgement.all_heads).
     """
     mine = [heads[key] for key in stage.keys(task)]
     return {

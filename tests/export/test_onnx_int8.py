@@ -29,8 +29,9 @@ from export.onnx_int8 import (
 )
 from export.onnx_writer import build_onnx
 from export.run import ExportTask, export_run
+from infer.open import open_session
 from infer.parity import compare, judge
-from infer.session import SessionOptions, open_session
+from infer.session import SessionOptions
 from infer.sessions.torch_session import reference_prediction
 from tests.helpers import make_calibrated
 from train.checkpoint import open_run, save_run

@@ -14,8 +14,9 @@ from bundle import BundleFile, open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
 from export.package import check_package_device
 from files import sha256_of
+from infer.open import open_session
 from infer.parity import compare, judge
-from infer.session import SessionOptions, open_session
+from infer.session import SessionOptions
 from infer.sessions.package_record import PackageRecord, local_target, torch_release
 from infer.verify import verify_bundle
 from tests.helpers import copy_of, rewrite

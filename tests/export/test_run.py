@@ -19,8 +19,9 @@ from export.certify import reference_set, sample_pairs
 from export.engines import EngineOptions
 from export.run import ExportTask, export_run, semantics
 from files import sha256_of
+from infer.open import open_session
 from infer.parity import compare, judge
-from infer.session import SessionOptions, open_session
+from infer.session import SessionOptions
 from infer.verify import read_reference
 from partition import PARTITION_NAMES
 from tests.helpers import make_randomised

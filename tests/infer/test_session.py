@@ -11,8 +11,10 @@ import infer.session
 import infer.sessions.onnxruntime_session
 from bundle import open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
+from infer.open import open_session
 from infer.parity import compare, judge
-from infer.session import AUTO_ORDER, RUNTIMES, SessionOptions, open_session
+from infer.runtimes import AUTO_ORDER, RUNTIMES
+from infer.session import SessionOptions
 from infer.sessions.onnxruntime_session import BoundBatch, OnnxRuntimeSession
 from infer.sessions.torch_session import REFERENCE_BATCH, TorchSession
 from machine import cuda_devices
@@ -90,12 +92,6 @@ def test_auto_does_not_hide_a_corrupt_artefact(monkeypatch):
     monkeypatch.setattr(infer.session, "_open", corrupt)
     with pytest.raises(ArtefactError):
         open_session(None, "auto", SessionOptions())
-
-
-def test_the_command_line_offers_every_runtime():
-    import cli
-
-    assert ("auto", *RUNTIMES) == cli.RUNTIME_NAMES
 
 
 def test_an_unknown_runtime_is_a_programming_error(bundle):

@@ -11,7 +11,8 @@ import infer.verify
 from bundle import open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError
 from files import sha256_of
-from infer.session import SessionOptions, open_session
+from infer.open import open_session
+from infer.session import SessionOptions
 from infer.verify import read_reference, verify_bundle
 from tests.helpers import copy_of, rewrite
 from tests.infer.sessions.test_engine_record import FULL

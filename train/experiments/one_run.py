@@ -16,7 +16,7 @@ from train.distributed import World
 from train.experiments.drift import DriftMeter
 from train.experiments.subset import partitioned
 from train.loop import StageLoop, predict_logits
-from train.measures.report import all_heads
+from train.measures.judgement import all_heads
 from train.model import PartitionModel
 from train.stage_net import plain_copy
 from train.stages import STAGES
@@ -102,7 +102,7 @@ def run_arm(config: TrainConfig, stage1: PartitionModel, data: Data) -> dict[str
 
 
 def _macro_f1(model: PartitionModel, pairs: DeviceBlocks, head: str) -> float:
-    return all_heads(pairs.task, predict_logits(model, pairs), pairs.label.cpu().numpy())[head]["macro_f1"]
+    return all_heads(predict_logits(model, pairs), pairs.label.cpu().numpy(), pairs.task)[head]["macro_f1"]
 
 
 def _silent(done: int, total: int, text: str) -> None:

@@ -20,39 +20,37 @@ from torch.nn import functional as F
 from description import NO_SAY, Task
 from partition import QINDEX_BANDS
 from train.measures.metrics import as_none
-from train.measures.rows import rows_of
+from train.measures.rows import level_rows
 
 QINDEX_VALUES = 256
 STEPS = 50
 
 
 def fit_sharpness(
-    task: Task, logits: NDArray[np.floating], qindex: NDArray[np.integer], label: NDArray[np.integer]
+    logits: NDArray[np.floating], qindex: NDArray[np.integer], label: NDArray[np.integer], task: Task
 ) -> NDArray[np.float32]:
-    """1 / temperature by qindex that minimises each head's log loss, of every logit of a node, level after level.
+    """1 / temperature of every logit of a node by qindex, that minimises each head's log loss.
 
     Args:
-        task: of the model.
         logits: float [M, task.logits], of a model without temperatures.
         qindex: 0-255, integer [M].
-        label: 0-9, COVERED (which counts as NONE) or OUTSIDE (left out), integer [M, task.nodes].
+        label: partition id, COVERED (which counts as NONE) or OUTSIDE (which does not count), integer [M, task.nodes].
+        task: whose arrays these are.
 
     Returns:
-        float32 [256, sum of the levels' logits].
+        float32 [256, logits of a node], level after level: PartitionModel.sharpness.
     """
-    basis = qindex_basis()
-    parts = []
-    for rows in rows_of(task, logits, qindex, label):
-        level, plain = rows.level, as_none(rows.label)
-        z, at = torch.from_numpy(np.asarray(rows.logits, np.float64)), torch.from_numpy(rows.qindex.astype(np.int64))
-        sharpness = np.ones((QINDEX_VALUES, level.logits), np.float32)
-        for head in level.heads:
-            part = level.slices[head.name]
-            target = torch.from_numpy(level.targets[head.name][plain])
+    basis, parts = qindex_basis(), []
+    for rows in level_rows(logits, label, task):
+        z, known = torch.from_numpy(np.asarray(rows.logits, np.float64)), as_none(rows.label)
+        at = torch.from_numpy(qindex[rows.pair].astype(np.int64))
+        sharpness = np.ones((QINDEX_VALUES, rows.level.logits), np.float32)
+        for head, part in rows.level.slices.items():
+            target = torch.from_numpy(rows.level.targets[head][known])
             say = target != NO_SAY
             if say.any():
                 fitted = _fit_head(z[say, part], target[say], basis[at[say]])
-                sharpness[:, part] = (basis @ fitted).exp()[:, None].expand(-1, len(head.classes)).float().numpy()
+                sharpness[:, part] = (basis @ fitted).exp()[:, None].float().numpy()
         parts.append(sharpness)
     return np.concatenate(parts, 1)
 

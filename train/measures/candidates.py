@@ -5,7 +5,7 @@ model is how many types it has left to try, and how often the one it would have 
     whose type     |       .---'         each point is one threshold t: (mean set size, share kept)
     is kept        |    .-'              lower t: larger sets, more kept
                    |   /
-                   +-----------------> types left to try, from 1
+                   +-----------------> types left to try, 1-10
 
 Thresholds are named by the share of pairs that they keep ("0.98") on the pairs they were fitted on. numpy only, so
 that bundles are judged by the same code as runs.
@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partition import Partition, candidate_sets
+from partition import candidate_sets
 
 SHARES = ("0.99", "0.98", "0.95")
+NONE_COLUMN = 0
+"""NONE is the first type of every level."""
+
 CURVE_THRESHOLDS = tuple(float(f"{t:.3g}") for t in np.geomspace(1e-4, 0.5, 25))
 
 
@@ -44,8 +47,8 @@ def fit_keep(probability: NDArray[np.floating], label: NDArray[np.integer], fitt
     """The highest threshold, to four digits, that keeps the true type of each share of SHARES.
 
     Args:
-        probability: float [K, types], K at least 1.
-        label: column of the true type, integer [K]; NONE's is 0.
+        probability: float [K, types]; K at least 1.
+        label: column of each node's type, integer [K].
         fitted_on: a name for these pairs.
     """
     true = np.sort(_true_probability(probability, label))
@@ -55,9 +58,9 @@ def fit_keep(probability: NDArray[np.floating], label: NDArray[np.integer], fitt
 
 
 def _true_probability(probability: NDArray[np.floating], label: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Of each pair's own type, float64 [K]; 1 for NONE, which is always kept."""
+    """Of each pair's own type, float64 [M]; 1 for NONE, which is always kept."""
     true = probability[np.arange(len(label)), label].astype(np.float64)
-    return np.where(label == Partition.NONE, 1.0, true)
+    return np.where(label == NONE_COLUMN, 1.0, true)
 
 
 def _rounded_down(value: float) -> float:
@@ -74,12 +77,12 @@ def operating_point(
     """What one threshold does on a set of pairs.
 
     Args:
-        probability: float [K, types], K at least 1.
-        label: column of the true type, integer [K]; NONE's is 0.
+        probability: float [K, types]; K at least 1.
+        label: column of each node's type, integer [K].
         threshold: 0-1.
 
     Returns:
-        threshold; kept, the share of pairs whose true type is in the set; mean_set, types in the set; single,
+        threshold; kept, the share of pairs whose true type is in the set; mean_set, types in the set, 1-10; single,
         the share of pairs left with NONE alone.
     """
     sets = candidate_sets(probability, threshold)
@@ -96,8 +99,8 @@ def candidate_report(probability: NDArray[np.floating], label: NDArray[np.intege
     """The named thresholds, and the whole curve, on a set of pairs.
 
     Args:
-        probability: float [K, types], K at least 1.
-        label: column of the true type, integer [K]; NONE's is 0.
+        probability: float [K, types]; K at least 1.
+        label: column of each node's type, integer [K].
         keep: the named thresholds.
 
     Returns:
@@ -112,14 +115,14 @@ def candidate_report(probability: NDArray[np.floating], label: NDArray[np.intege
 
 
 def recorded_keep(evaluation: Mapping[str, Any]) -> Keep | None:
-    """The thresholds that a level's evaluation holds, of a run.json or a manifest; None if it holds none.
+    """The thresholds that a level's report in run.json or a manifest holds; None if it holds none.
 
     Raises:
         ValueError: if what it holds are no thresholds.
     """
     if "keep" not in evaluation:
         return None
-    keep = evaluation["keep"]
-    if not isinstance(keep, Mapping) or not all(type(t) in (int, float) and 0 <= t <= 1 for t in keep.values()):
+    values = evaluation["keep"]
+    if not isinstance(values, Mapping) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in values.values()):
         raise ValueError("its thresholds of candidate sets are not numbers from 0 to 1")
-    return Keep(keep, str(evaluation.get("keep_fitted_on", "unknown pairs")))
+    return Keep(values, str(evaluation.get("keep_fitted_on", "unknown pairs")))

@@ -10,6 +10,7 @@ cost = F / (true + answered); both depend on the answers, and are found by repet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from description import Level
 from train.measures.metrics import confusion, f1_scores, macro_f1
 
 ROUNDS = 60
@@ -29,7 +29,7 @@ class Decision:
     """Answer the type with the largest gain * probability - cost.
 
     Attributes:
-        gain, cost: by column of `probability`, one for each of a level's types; the largest gain is 1.
+        gain, cost: by column of `probability`; the largest gain is 1.
         fitted_on: what they were fitted on, such as "calib".
     """
 
@@ -38,7 +38,7 @@ class Decision:
     fitted_on: str
 
     def answer(self, probability: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Column of the answer for each node, int64 [K], from probabilities float [K, types]."""
+        """Column of each node's answer, int64 [K], from probabilities float [K, types]."""
         return (probability * np.array(self.gain) - np.array(self.cost)).argmax(1)
 
     def to_json(self) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def fit_decision(probability: NDArray[np.floating], label: NDArray[np.integer], 
 
     Args:
         probability: float [K, types], K at least 1.
-        label: column of the true type, integer [K].
-        fitted_on: a name for these pairs.
+        label: column of each node's type, integer [K].
+        fitted_on: a name for these nodes.
     """
     classes = probability.shape[1]
     true = np.bincount(label, minlength=classes).astype(float)
@@ -71,22 +71,19 @@ def fit_decision(probability: NDArray[np.floating], label: NDArray[np.integer], 
     return Decision(tuple(map(float, gain)), tuple(map(float, cost)), fitted_on)
 
 
-def recorded_decision(evaluation: Mapping[str, Any], level: Level) -> Decision | None:
-    """The rule that a level's evaluation holds, of a run.json or a manifest; None if it holds none.
+def recorded_decision(evaluation: Mapping[str, Any]) -> Decision | None:
+    """The rule that a level's report in run.json or a manifest holds; None if it holds none.
 
     Raises:
-        ValueError: if what it holds is no rule for the level's types.
+        ValueError: if what it holds is no such rule.
     """
     values = evaluation.get("decision")
     if values is None:
         return None
-    if not isinstance(values, Mapping) or set(values) != {"gain", "cost", "fitted_on"}:
-        raise ValueError("its decision rule has no gain, cost and fitted_on")
-    for numbers in (values["gain"], values["cost"]):
-        if not isinstance(numbers, list) or len(numbers) != len(level.types) or not all(map(_is_number, numbers)):
-            raise ValueError(f"its decision rule has no {len(level.types)} numbers of gain and of cost")
-    return Decision(tuple(values["gain"]), tuple(values["cost"]), str(values["fitted_on"]))
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and bool(np.isfinite(value))  # type: ignore[call-overload]
+    try:
+        gain, cost = (tuple(float(v) for v in values[key]) for key in ("gain", "cost"))
+        if not all(map(math.isfinite, gain + cost)) or len(gain) != len(cost):
+            raise ValueError("gain and cost are numbers, as many of one as of the other")
+        return Decision(gain, cost, str(values["fitted_on"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its decision rule is malformed: {error}") from None

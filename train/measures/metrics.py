@@ -39,27 +39,12 @@ def balanced_accuracy(matrix: NDArray[np.int64]) -> float:
     return float((np.diag(matrix)[support > 0] / support[support > 0]).mean()) if support.any() else 0.0
 
 
-def as_none(label: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Labels with COVERED as NONE."""
-    return np.where(label == COVERED, Partition.NONE, label)
-
-
-def columns_of(label: NDArray[np.integer], level: Level) -> NDArray[np.int64]:
-    """Labels as columns of `probability`, COVERED as NONE, int64 [K].
-
-    Args:
-        label: a type of the level, or COVERED, integer [K].
-        level: whose nodes they are.
-    """
-    return level.columns[as_none(label)]
-
-
 def head_metrics(logits: NDArray[np.floating], label: NDArray[np.integer], level: Level) -> dict[str, dict[str, float]]:
-    """How each head does on the nodes it has a say in; COVERED counts as NONE.
+    """How each head of a level does on the nodes it has a say in; COVERED counts as NONE.
 
     Args:
         logits: float [K, level.logits].
-        label: 0-9 or COVERED, integer [K].
+        label: partition id or COVERED, integer [K].
         level: whose nodes they are.
 
     Returns:
@@ -67,12 +52,12 @@ def head_metrics(logits: NDArray[np.floating], label: NDArray[np.integer], level
     """
     plain = as_none(label)
     result = {}
-    for head in level.heads:
-        target = level.targets[head.name][plain]
+    for head, part in level.slices.items():
+        target = level.targets[head][plain]
         keep = target != NO_SAY
-        z, t = logits[keep, level.slices[head.name]].astype(np.float64), target[keep]
-        matrix = confusion(t, z.argmax(1), len(head.classes))
-        result[head.name] = {
+        z, t = logits[keep, part].astype(np.float64), target[keep]
+        matrix = confusion(t, z.argmax(1), len(level.head(head).classes))
+        result[head] = {
             "macro_f1": macro_f1(matrix),
             "balanced_accuracy": balanced_accuracy(matrix),
             "accuracy": float(np.trace(matrix) / max(len(t), 1)),
@@ -89,25 +74,29 @@ def _log_loss(z: NDArray[np.float64], target: NDArray[np.int64]) -> float:
     return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(target)), target]).mean())
 
 
-def partition_metrics(probability: NDArray[np.floating], column: NDArray[np.integer], level: Level) -> dict[str, Any]:
+def as_none(label: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Labels with COVERED as NONE."""
+    return np.where(label == COVERED, Partition.NONE, label)
+
+
+def partition_metrics(probability: NDArray[np.floating], label: NDArray[np.integer], level: Level) -> dict[str, Any]:
     """Metrics over all types of a level, of one set of nodes.
 
     Args:
-        probability: float [K, types], K at least 1.
-        column: of the true type, integer [K] (columns_of); of ten types, their ids.
-        level: whose nodes they are.
+        probability: float [K, types].
+        label: column of `probability` of each node's type, integer [K]; K at least 1.
+        level: whose types they are.
 
     Returns:
         macro_f1, balanced_accuracy, accuracy, always_none_accuracy, always_none_macro_f1, top2_recall, top3_recall,
-        expected_calibration_error (all 0-1), log_loss (nats), count, f1 (by type), confusion [types][types].
+        expected_calibration_error (all 0-1), log_loss (nats), count, f1 (by class), confusion [types][types].
     """
     types = len(level.types)
-    matrix = confusion(column, probability.argmax(1), types)
+    matrix = confusion(label, probability.argmax(1), types)
     order = np.argsort(-probability, axis=1, kind="stable")
-    rank = (order == np.asarray(column)[:, None]).argmax(1)
-    true = probability[np.arange(len(column)), column].astype(np.float64)
-    none = float((column == level.columns[Partition.NONE]).mean())
-    names = [partition.name for partition in level.types]
+    rank = (order == np.asarray(label)[:, None]).argmax(1)
+    true = probability[np.arange(len(label)), label].astype(np.float64)
+    none = float((label == level.columns[Partition.NONE]).mean())
     return {
         "macro_f1": macro_f1(matrix),
         "balanced_accuracy": balanced_accuracy(matrix),
@@ -117,20 +106,15 @@ def partition_metrics(probability: NDArray[np.floating], column: NDArray[np.inte
         "top2_recall": float((rank < 2).mean()),
         "top3_recall": float((rank < 3).mean()),
         "log_loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
-        "expected_calibration_error": calibration_error(probability, column),
-        "count": len(column),
-        "f1": dict(zip(names, np.nan_to_num(f1_scores(matrix)).tolist(), strict=True)),
+        "expected_calibration_error": calibration_error(probability, label),
+        "count": len(label),
+        "f1": dict(zip((p.name for p in level.types), np.nan_to_num(f1_scores(matrix)).tolist(), strict=True)),
         "confusion": matrix.tolist(),
     }
 
 
 def calibration_error(probability: NDArray[np.floating], label: NDArray[np.integer]) -> float:
-    """Expected calibration error of the top class over 15 equal bins (Guo et al., ICML 2017), 0-1.
-
-    Args:
-        probability: float [K, classes].
-        label: column of the true class, integer [K].
-    """
+    """Expected calibration error of the top class over 15 equal bins (Guo et al., ICML 2017), 0-1."""
     top = probability.max(1).astype(np.float64)
     right = (probability.argmax(1) == label).astype(np.float64)
     bins = np.minimum((top * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)

@@ -1,4 +1,4 @@
-"""Arrays of blocks of several nodes as rows of one level's nodes, which is what metrics are taken of; numpy only."""
+"""The nodes of one level out of what is said and known of whole blocks."""
 
 from __future__ import annotations
 
@@ -14,37 +14,31 @@ from partition import OUTSIDE
 
 @dataclass(frozen=True)
 class LevelRows:
-    """The labelled nodes of one level; nodes outside the frame are left out.
+    """All nodes of a level that lie inside their frames, pair after pair.
 
     Attributes:
-        level: whose nodes.
-        suffix: of the level (Task.suffix).
+        level: whose nodes they are.
         logits: float [K, level.logits].
-        qindex: 0-255, integer [K].
         label: partition id or COVERED, integer [K].
+        pair: row of each node's pair, int64 [K].
     """
 
     level: Level
-    suffix: str
     logits: NDArray[np.floating]
-    qindex: NDArray[np.integer]
     label: NDArray[np.integer]
+    pair: NDArray[np.int64]
 
 
-def rows_of(
-    task: Task, logits: NDArray[np.floating], qindex: NDArray[np.integer], label: NDArray[np.integer]
-) -> Iterator[LevelRows]:
-    """The rows of each level.
+def level_rows(logits: NDArray[np.floating], label: NDArray[np.integer], task: Task) -> Iterator[LevelRows]:
+    """The rows of each level, from the largest nodes down.
 
     Args:
-        task: of the model.
         logits: float [M, task.logits].
-        qindex: 0-255, integer [M].
-        label: 0-9, COVERED or OUTSIDE, integer [M, task.nodes].
+        label: partition id, COVERED or OUTSIDE of each node, integer [M, task.nodes].
+        task: whose arrays these are.
     """
-    nodes, parts = task.node_slices(), task.split_logits(logits)
+    parts, nodes = task.split_logits(logits), task.node_slices()
     for level in task.levels:
-        own = label[:, nodes[level.node_size]]
-        inside = own != OUTSIDE
-        q = np.broadcast_to(qindex[:, None], own.shape)
-        yield LevelRows(level, task.suffix(level), parts[level.node_size][inside], q[inside], own[inside])
+        known = label[:, nodes[level.node_size]]
+        inside = known != OUTSIDE
+        yield LevelRows(level, parts[level.node_size][inside], known[inside], np.nonzero(inside)[0].astype(np.int64))

@@ -10,7 +10,8 @@ import pytest
 
 from bundle import Bundle, BundleFile, open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
-from infer.session import SessionOptions, open_session
+from infer.open import open_session
+from infer.session import SessionOptions
 from infer.sessions.cuda import Driver, Gpu
 from infer.sessions.tensorrt_session import TensorRtSession
 from tests.infer.sessions.test_engine_record import FULL, H200, L4, L40, RTX

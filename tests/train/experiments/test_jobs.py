@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cli import EXPERIMENT_NAMES
 from data.dataset import load_split, open_dataset
 from errors import ArtefactError, InputError
 from partition import COVERED
 from tests.helpers import rewrite
+from train import choices
 from train.experiments import jobs
 from train.experiments.arms import EXPERIMENTS, Arm, Experiment, ExperimentSettings
 from train.experiments.subset import draw_nodes, partitioned, read_pairs, take, write_pairs
@@ -38,7 +38,7 @@ def finished(tiny_dataset, tmp_path_factory):
 
 
 def test_the_command_line_names_every_experiment():
-    assert tuple(EXPERIMENTS) == EXPERIMENT_NAMES
+    assert tuple(EXPERIMENTS) == choices.EXPERIMENTS
 
 
 def test_arms_that_are_the_same_run_are_run_once(tmp_path):
@@ -47,7 +47,7 @@ def test_arms_that_are_the_same_run_are_run_once(tmp_path):
     assert len(set(paths)) == len(paths)
     starts = [task for task in tasks if task.arm is None]
     assert len(starts) == 10, "two trunks, five seeds"
-    others = sum(len(arms) for name in EXPERIMENT_NAMES[1:] for _, arms in EXPERIMENTS[name].pairs)
+    others = sum(len(arms) for name in choices.EXPERIMENTS[1:] for _, arms in EXPERIMENTS[name].pairs)
     assert len(tasks) - len(starts) == 4 * 5 + 3 * others, "the baselines of all but bn are its own frozen compact"
     configs = [json.dumps(t.identity["config"]) for t in tasks]
     assert len(set(configs)) == len(configs), "no two arms are the same thing under two names"

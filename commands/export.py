@@ -1,0 +1,126 @@
+"""`export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from commands.bundles import DEFAULT_BUNDLE
+from commands.options import PATH, configured, json_option, was_given
+from console import ProgressLine, say, say_json
+from errors import UsageError
+
+if TYPE_CHECKING:
+    from export.engines import EngineOptions
+
+
+class EngineWords(TypedDict):
+    """The options that only an engine has."""
+
+    engine_input: str
+    min_batch: int
+    opt_batch: int
+    max_batch: int
+    compute_capability: str
+    timing_cache: Path | None
+    version_compatible: bool
+    hardware_compatible: str | None
+
+
+@click.command()
+@click.option("--run", "run_dir", type=PATH, default=Path("runs/default"), help="Run folder to export.")
+@click.option("--output-dir", type=PATH, default=DEFAULT_BUNDLE, help="Bundle folder to write.")
+@click.option("--fold-bn", is_flag=True, help="Fold BatchNorm into the convolutions and compile.")
+@click.option("--lower", type=click.Choice(["auto", "conv", "gemm"]), default="auto", help="Convolutions as products.")
+@click.option("--precision", default="fp32", help="Comma-separated.")
+@click.option("--onnx-input", default="uint8,int32", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
+@click.option("--package", type=click.Choice(["none", "cpu", "cuda"]), default="none", help="AOTInductor, for here.")
+@click.option("--engine", type=click.Choice(["none", "tensorrt", "tensorrt-rtx"]), default="none")
+@click.option("--engine-input", default="uint8", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
+@click.option("--min-batch", type=int, default=1, help="Least number of blocks of a call, of an engine.")
+@click.option("--opt-batch", type=int, default=8160, help="The number of blocks that an engine is tuned for.")
+@click.option("--max-batch", type=int, default=65536, help="Largest number of blocks of a call, of an engine.")
+@click.option("--compute-capability", default="", help="RTX: such as 86,89,120.  [default: this GPU's, or these three]")
+@click.option("--timing-cache", type=PATH, help="tensorrt: what the builder measured, read and written back.")
+@click.option("--version-compatible", is_flag=True, help="tensorrt: the engine also loads under later versions.")
+@click.option(
+    "--hardware-compatible",
+    type=click.Choice(["same-compute-capability", "ampere-plus"]),
+    help="tensorrt: the engine also runs on other GPUs.",
+)
+@click.option("--c", "c_dir", type=PATH, help="Also write the model as C: sources and a blob for each precision.")
+@click.option("--triton", type=PATH, help="Also write the bundle's models into this Triton model repository.")
+@json_option
+def export(
+    run_dir: Path,
+    output_dir: Path,
+    fold_bn: bool,
+    lower: str,
+    precision: str,
+    onnx_input: str,
+    package: str,
+    engine: str,
+    c_dir: Path | None,
+    triton: Path | None,
+    as_json: bool,
+    **engine_words: Unpack[EngineWords],
+) -> None:
+    """Export a run as a bundle: ONNX files, engines, the reference, and a manifest that proves parity."""
+    from bundle import Bundle
+    from export.run import ExportTask, export_run
+
+    engines = _engines(engine, **engine_words)
+    precisions = tuple(precision.split(","))
+    c_precisions = () if c_dir is None else _c_precisions(run_dir, fold_bn, precisions)
+    task = ExportTask(run_dir, output_dir, fold_bn, lower, precisions, engines, package, tuple(onnx_input.split(",")))
+    manifest = export_run(task, say, ProgressLine())
+    if c_dir is not None:
+        from export.c.write import write_c
+
+        write_c(Bundle(output_dir, manifest), c_dir, c_precisions, say)
+    if triton is not None:
+        from export.triton import write_repository
+
+        write_repository(Bundle(output_dir, manifest), triton, say)
+    say_json(as_json, {"output_dir": str(output_dir), "manifest": json.loads(manifest.to_json())})
+
+
+def _c_precisions(run_dir: Path, fold_bn: bool, precisions: tuple[str, ...]) -> tuple[str, ...]:
+    """The precisions of the C blobs; what C cannot run is refused before anything is exported."""
+    from export.c.write import PRECISIONS, require_no_border
+    from train.checkpoint import checkpoint_model
+
+    chosen = tuple(p for p in precisions if p in PRECISIONS)
+    if not (fold_bn and chosen):
+        raise UsageError("--c needs a folded model in fp32 or int8", "add --fold-bn --precision fp32,int8")
+    require_no_border(checkpoint_model(run_dir))
+    return chosen
+
+
+def _engines(engine: str, **words: Unpack[EngineWords]) -> EngineOptions | None:
+    """The engines to build; options of an engine that nobody asked for are refused."""
+    if engine == "none":
+        context = click.get_current_context()
+        given = [p.opts[0] for p in context.command.params if p.name in words and was_given(context, p)]
+        if given:
+            raise UsageError(f"{given[0]} is of an engine, and none is built", "add --engine tensorrt-rtx or tensorrt")
+        return None
+    from export.engines import EngineOptions, parse_compute_capabilities
+
+    targets = parse_compute_capabilities(words["compute_capability"])
+    return configured(
+        lambda: EngineOptions(
+            engine,
+            min_batch=words["min_batch"],
+            opt_batch=words["opt_batch"],
+            max_batch=words["max_batch"],
+            compute_capabilities=targets,
+            forms=tuple(words["engine_input"].split(",")),
+            timing_cache=words["timing_cache"],
+            version_compatible=words["version_compatible"],
+            hardware_compatible=words["hardware_compatible"] or "",
+        )
+    )
