@@ -56,7 +56,7 @@ def check_run(stages: Sequence[Stage], task: Task, pairs: RunPairs, least: int) 
         check_pairs(stage, task, train, "train", least)
         check_pairs(stage, task, judge, "val" if pairs.calib is None else "train, pictures set aside", 1)
         if missing := lacking(stage, task, train):
-            notes.append(f"stage {stage.number} cannot learn what split 'train' has not: {'; '.join(missing)}")
+            notes.append(f"stage {stage.number} has nothing to learn these from in split 'train': {'; '.join(missing)}")
     return notes
 
 
