@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from encoder.libaom.library import cq_of_qindex
 from errors import InputError, UsageError
 from files import output_errors, write_atomically
 from frames.frame import MAX_SIZE
+from locks import exclusive
 from partition import MI_SIZE, map_shape
 
 _PARTS = ".parts"
@@ -73,12 +73,7 @@ class Store:
         with output_errors(self.root):
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.root / _PARTS / "lock").open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(f"another build is writing to {self.root}", "wait for it to end") from None
+        with exclusive(self.root / _PARTS / "lock", f"another build is writing to {self.root}"):
             # No picture's name begins with a dot (data/names.py); files that are being written do.
             leftovers = [path for folder in folders for path in folder.glob(".*.*")]
             with output_errors(self.root):
