@@ -106,9 +106,7 @@ class _UnfitError(Exception):
         self.hint = hint
 
 
-def _read_members(
-    archive: zipfile.ZipFile, names: Mapping[str, ArraySpec], limit_bytes: int
-) -> dict[str, NDArray]:
+def _read_members(archive: zipfile.ZipFile, names: Mapping[str, ArraySpec], limit_bytes: int) -> dict[str, NDArray]:
     found = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     chosen = {name: found[name] for name in names if name in found}
     if missing := [name for name, spec in names.items() if name not in chosen and not spec.optional]:

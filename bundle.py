@@ -282,7 +282,7 @@ def _check_file(path: Path, entry: BundleFile) -> None:
     with open_regular(path, ArtefactError) as file:
         if os.fstat(file.fileno()).st_size > LARGEST_FILE:
             raise ArtefactError(f"{path} is larger than {LARGEST_FILE >> 30} GiB, as no export writes", "export again")
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:  # type: ignore[arg-type]
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
             raise ArtefactError(f"{path} is not the file that was exported: its SHA-256 differs", "export again")
         if entry.kind == "onnx":
             file.seek(0)

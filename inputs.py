@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from errors import InputError, ToolkitError
 
@@ -18,7 +18,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path, error: type[ToolkitError] = InputError) -> BinaryIO:
+def open_regular(path: Path, error: type[ToolkitError] = InputError) -> io.BufferedReader:
     """Open a file to read its bytes; links are followed.
 
     Args:

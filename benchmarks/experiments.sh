@@ -24,7 +24,7 @@ left() { echo $((limit - SECONDS - $1 > 1 ? limit - SECONDS - $1 : 1)); }
 
 experiments() { # SECONDS [OPTION]...
   [ "${ONLY:-}" = peers ] && return
-  timeout -k 10 "$1" $python cli.py experiment all --dataset-dir "$dataset" --output-dir "$out/runs" \
+  timeout -k 10 "$1" "$python" cli.py experiment all --dataset-dir "$dataset" --output-dir "$out/runs" \
     --results-dir "$out/results" --jobs "${JOBS:-10}" --device "${DEVICE:-cuda}" "${@:2}" >>"$out/experiments.txt" 2>&1
 }
 
@@ -32,7 +32,7 @@ peer() { # qindex input
   local run=$out/resnet18-$1 resume=()
   [ -f "$run/resume.pt" ] && resume=(--resume)
   [ -f "$run/run.json" ] && [ ${#resume[@]} = 0 ] && return
-  timeout -k 10 "$(left 60)" $python cli.py train --dataset-dir "$dataset" --output-dir "$run" --trunk resnet18 \
+  timeout -k 10 "$(left 60)" "$python" cli.py train --dataset-dir "$dataset" --output-dir "$run" --trunk resnet18 \
     --qindex-input "$1" --stage1-loss joint --epochs "${EPOCHS:-2}" --batch-size 4096 --trunk-lr 2e-3 --lr 2e-3 \
     --autocast bf16 --calibration-pictures 36 --device "${DEVICE:-cuda}" "${resume[@]}" >>"$out/resnet18-$1.txt" 2>&1
 }
@@ -52,7 +52,7 @@ for run in none film; do
   [ -f "$out/resnet18-$run/run.json" ] && [ ! -f "$out/resnet18-$run/resume.pt" ] &&
     finished+=(--run "resnet18, qindex $run=$out/resnet18-$run")
 done
-[ ${#finished[@]} -gt 0 ] && timeout -k 5 60 $python -m benchmarks.accuracy --dataset-dir "$dataset" \
+[ ${#finished[@]} -gt 0 ] && timeout -k 5 60 "$python" -m benchmarks.accuracy --dataset-dir "$dataset" \
   --device "${DEVICE:-cuda}" --output "$out/results/$accuracy" "${finished[@]}" >>"$out/accuracy.txt" 2>&1
 pack
 echo "took $SECONDS s: $out/small.tgz"

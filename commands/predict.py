@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -25,13 +25,13 @@ from console import ProgressLine, say, say_json
 from errors import UsageError
 
 if TYPE_CHECKING:
-    from data.frame_blocks import FrameBlocks
-    from infer.block_file import BlockFile
+    from frames.frame import FrameFormat
     from infer.predict import MapTask
+    from infer.source import BlockSource
 
 
 def _runtimes() -> Iterable[str]:
-    from infer.session import RUNTIMES
+    from infer.runtimes import RUNTIMES
 
     return "auto", *RUNTIMES
 
@@ -40,8 +40,8 @@ def _runtimes() -> Iterable[str]:
 @click.argument("source", metavar="BLOCKS.npy|FRAMES", type=PATH)
 @click.option("--bundle", "bundle_dir", type=PATH, help=BUNDLE_HELP)
 @click.option("--qindex", default="128", help="One value, or a .npy of one for each block.")
-@click.option("--bit-depth", type=OneOf(bit_depths), default="8", help="Of a .npy or of raw frames.")
-@click.option("--size", help="WIDTHxHEIGHT of raw frames (.yuv, .raw).")
+@click.option("--bit-depth", type=OneOf(bit_depths), help="Of a .npy or raw frames (8 if not given), 16-bit pictures.")
+@click.option("--size", help="WIDTHxHEIGHT of raw frames.")
 @click.option("--chroma", type=OneOf(chroma_formats), default="420", help="Of raw frames.")
 @click.option(
     "--runtime", type=OneOf(_runtimes), default="auto", help="auto takes the fastest that runs here, and says which."
@@ -57,7 +57,7 @@ def predict(
     source: Path,
     bundle_dir: Path | None,
     qindex: str,
-    bit_depth: str,
+    bit_depth: str | None,
     size: str | None,
     chroma: str,
     runtime: str,
@@ -77,11 +77,11 @@ def predict(
     """
     from infer.predict import PredictTask, predict_source
 
-    blocks, with_border = _open_source(source, size, int(bit_depth), chroma)
+    blocks, frames, with_border = _open(source, size, int(bit_depth) if bit_depth else None, chroma)
     target = output or source.with_suffix(".partitions.npz")
     if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
         raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
-    map_task = _map_task(blocks, target, qindex, keep, threshold, map_probability)
+    map_task = _map_task(frames, target, qindex, keep, threshold, map_probability)
     to_stdout = map_task is not None and map_task.to_stdout
     if to_stdout and as_json:
         raise UsageError("--output - and --json both want stdout", "name a file")
@@ -92,21 +92,38 @@ def predict(
     say_json(as_json, predict_source(blocks, task, ProgressLine(), announce).to_json())
 
 
-def _open_source(source: Path, size: str | None, bit_depth: int, chroma: str) -> tuple[BlockFile | FrameBlocks, bool]:
-    """What there is to predict, and whether a border is to be had around its blocks."""
-    if source.suffix.lower() in (".npy", ""):
+class _Input(NamedTuple):
+    """What there is to predict.
+
+    Attributes:
+        blocks: all of them.
+        frames: the format of the frames that they are cut from; None for blocks by themselves.
+        with_border: whether a border is to be had around them.
+    """
+
+    blocks: BlockSource
+    frames: FrameFormat | None
+    with_border: bool
+
+
+def _open(source: Path, size: str | None, bit_depth: int | None, chroma: str) -> _Input:
+    raw = raw_format(size, bit_depth or 8, chroma)
+    if source.suffix.lower() == ".npy" or (raw is None and not source.suffix):
         from description import BLOCKS
         from infer.block_file import open_blocks
 
-        blocks = open_blocks(source, bit_depth)
-        return blocks, blocks.side > BLOCKS.input.side
+        if raw is not None:
+            raise UsageError(f"--size is of raw video, and {source} holds blocks", "leave it out")
+        blocks = open_blocks(source, bit_depth or 8)
+        return _Input(blocks, None, blocks.side > BLOCKS.input.side)
     from data.frame_blocks import FrameBlocks
 
-    return FrameBlocks(source, raw_format(size, bit_depth, chroma)), True
+    frames = FrameBlocks(source, raw, bit_depth)
+    return _Input(frames, frames.format, True)
 
 
 def _map_task(
-    blocks: BlockFile | FrameBlocks,
+    frames: FrameFormat | None,
     target: Path,
     qindex: str,
     keep: str | None,
@@ -114,7 +131,6 @@ def _map_task(
     probability: bool,
 ) -> MapTask | None:
     """The partition map to write; None if --output is none."""
-    from data.frame_blocks import FrameBlocks
     from encoder.partition_map import SUFFIX, MapFormat
     from infer.predict import MapTask
 
@@ -126,10 +142,10 @@ def _map_task(
         return None
     if keep is not None and threshold is not None:
         raise UsageError("a partition map has one threshold, by --keep or by --threshold", "give one of the two")
-    if not isinstance(blocks, FrameBlocks):
+    if frames is None:
         raise UsageError("a partition map is of frames, and this input is blocks", "give a Y4M, raw YUV or video")
     number = whole_number(qindex)
     if number is None or number > 255:
         raise UsageError(f"a partition map has one qindex, and --qindex is {qindex}", "give a number from 0 to 255")
-    form = MapFormat(blocks.format.width, blocks.format.height, number, probability)
+    form = MapFormat(frames.width, frames.height, number, probability)
     return MapTask(form, keep or "0.98", threshold, to_stdout)

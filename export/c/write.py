@@ -28,7 +28,8 @@ from train.model import PartitionModel
 
 SOURCE_DIR = Path(__file__).parent / "source"
 SOURCES = (
-    *("av1part.h", "av1part.c", "av1part_kernel.h", "av1part_plane.h", "av1part_torch.cpp"),
+    *("av1part.h", "av1part_types.h", "av1part_internal.h", "av1part_task.h", "av1part_plane.h", "av1part_kernel.h"),
+    *("av1part.c", "av1part_blob.c", "av1part_kernels.c", "av1part_torch.cpp"),
     *("example.c", "Makefile", "README.md"),
 )
 PRECISIONS = ("fp32", "int8")
@@ -102,7 +103,7 @@ def make_blob(
     if precision == "int8":
         program = quantise_program(program, row_ranges(program, _calibration()))
     _check(program, model, precision, announce)
-    return write_blob(program, keep, run_sha256)
+    return write_blob(program, model.config.task, keep, run_sha256)
 
 
 def build_model_program(model: PartitionModel) -> Program:
@@ -114,7 +115,7 @@ def build_model_program(model: PartitionModel) -> Program:
     require_one_node(model.config.task)
     compiled, _ = compile_model(model, C)
     assert isinstance(compiled, RowsScaledModel)
-    return build_program(compiled.core)  # type: ignore[arg-type]
+    return build_program(compiled.core, model.config.form.side**2)  # type: ignore[arg-type]
 
 
 def rows_of(blocks: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -134,6 +135,6 @@ def _check(program: Program, model: PartitionModel, precision: str, announce: An
     blocks, qindex = pairs.blocks[pairs.block[drawn]], pairs.qindex[drawn]
     made = logits_of(program, run_program(program, rows_of(blocks), qindex))
     expected = reference_prediction(model, blocks, qindex, 8).logits
-    report = compare(expected, made, qindex, label=pairs.label[drawn])
+    report = compare(expected, made, qindex, label=pairs.label[drawn, 0])
     require(report, "compiled" if precision == "fp32" else "int8", f"the C library's {precision} program")
     announce(f"parity of the C library's {precision} program: {report.summary()}")
