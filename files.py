@@ -6,13 +6,14 @@ import contextlib
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from errors import FULL_DISK, OutputError
 
+_NAME_BYTES = 80
 # ENOENT is how /proc and a folder that vanished refuse a new file.
 _REFUSALS = frozenset(
     {
@@ -55,7 +56,7 @@ def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         if path.exists() and not path.is_file():
             raise OutputError(f"{path} is no regular file, and is not replaced by one", "name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, temporary = _file_beside(path)
     try:
         with _full_disk_errors(path), os.fdopen(handle, "w+b") as file:
             yield file
@@ -63,10 +64,9 @@ def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             if durable:
                 os.fsync(file.fileno())
         with output_errors(path):
-            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -104,7 +104,15 @@ def _full_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _file_beside(path: Path) -> tuple[int, Path]:
+    """A new file in the same folder, open, and its name.
+
+    The system makes it with the mode that the umask leaves. tempfile would give it to its owner alone, and what the
+    umask is could only be asked by changing it, for every thread.
+    """
+    # Of a long name a part alone: the whole, and the random part, may be more than a folder takes.
+    start = os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
+    while True:
+        name = path.with_name(f".{start}.{secrets.token_hex(4)}")
+        with contextlib.suppress(FileExistsError):
+            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), name

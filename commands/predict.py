@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def _runtimes() -> Iterable[str]:
-    from infer.session import RUNTIMES
+    from infer.runtimes import RUNTIMES
 
     return "auto", *RUNTIMES
 

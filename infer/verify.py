@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import REFERENCE_FILE, Bundle, BundleFile, open_bundle
-from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError
+from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError, not_installed
 from files import write_atomically
 from infer.certificate import Certificate, ReferenceSet, certificate
 from infer.open import open_session
@@ -198,7 +198,5 @@ def _picture(stored: Certificate | None, found: Certificate) -> bytes:
     try:
         from infer.parity_figure import draw_parity
     except ImportError:
-        raise MissingComponentError(
-            "matplotlib is not installed", "pip install matplotlib, or no --output-dir"
-        ) from None
+        raise not_installed("matplotlib", ", or no --output-dir") from None
     return draw_parity({"here": found} | ({"at export": stored} if stored else {}))

@@ -222,7 +222,7 @@ REGISTRIES = {
     "train --autocast": "train.choices.AUTOCASTS",
     "experiment name": "train.choices.EXPERIMENTS",
     "evaluate --split": "data.dataset.SPLITS",
-    "predict --runtime": "infer.session.RUNTIMES",
+    "predict --runtime": "infer.runtimes.RUNTIMES",
     "predict --bit-depth": "frames.frame.BIT_DEPTHS",
     "predict --chroma": "frames.frame.CHROMA_SHIFTS",
     "dataset blocks --split": "data.dataset.SPLITS",
