@@ -6,20 +6,29 @@ or a hash that differs: it does not load.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from description import Task, task_of_border
 from errors import ArtefactError, InputError, MissingComponentError, UsageError
-from files import sha256_of, write_atomically
+from files import write_atomically
+from inputs import open_regular
+from onnx_data import keeps_data_elsewhere
 from partition import PARTITION_NAMES
 
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
 SCHEMA_VERSION = 2
 TOOLKIT_VERSION = "0.1.0"
+LARGEST_MANIFEST = 16 << 20
+LARGEST_FILE = 4 << 30
+"""Bytes."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class BundleFile:
 
     Attributes:
         sha256: hex.
-        kind: "onnx", "engine", "package", "weights", "reference", "calibration" or "report".
+        kind: "onnx", "engine", "package", "blob", "weights", "reference", "calibration" or "report".
         precision: "fp32", "fp16", "int8"; empty for what has none.
         input: "uint8" for 8-bit blocks, "int32" for blocks of any bit depth with a `bit_depth` input; empty if none.
         steps: the compile steps that made it, in order.
@@ -84,7 +93,7 @@ class Manifest:
             UsageError: if the manifest names none for it.
         """
         keep = self.metrics.get("keep", {})
-        if share not in keep:
+        if share not in keep or isinstance(keep[share], dict):
             have = f"it has {', '.join(keep)}" if keep else "it has none: train again"
             raise UsageError(f"the bundle has no threshold to keep {share} of the true types", have)
         return float(keep[share])
@@ -101,29 +110,16 @@ class Manifest:
             ValueError: if the text is no manifest of a schema this version reads.
         """
         values = json.loads(text)
-        if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
+        if not isinstance(values, dict) or type(values.get("schema")) is not int:
             raise ValueError("it is no manifest")
         if values["schema"] == 1:
             values = _of_schema_1(values)
         if values["schema"] != SCHEMA_VERSION:
             raise ValueError(f"its schema is {values['schema']}, this version reads {SCHEMA_VERSION}")
-        names = {f.name for f in fields(Manifest)}
-        if values.keys() != names:
-            raise ValueError(f"its fields differ: {', '.join(sorted(values.keys() ^ names))}")
-        try:
-            files = {
-                name: BundleFile(**entry | {"steps": tuple(entry["steps"])}) for name, entry in values["files"].items()
-            }
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"it is malformed: {error}") from None
-        manifest = Manifest(**values | {"files": files, "task": Task.from_json(values["task"])})
-        _check_types(manifest)
-        for entry in files.values():
-            _check_types(entry)
-        keep = manifest.metrics.get("keep", {})
-        if not isinstance(keep, dict) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in keep.values()):
-            raise ValueError("its thresholds of candidate sets are not numbers from 0 to 1")
-        return manifest
+        _check_fields(values, _MANIFEST_FIELDS, "")
+        files = {name: _entry_of(name, entry) for name, entry in values["files"].items()}
+        _check_thresholds(values["metrics"].get("keep", {}))
+        return Manifest(**values | {"files": files, "task": Task.from_json(values["task"])})
 
 
 @dataclass(frozen=True)
@@ -164,14 +160,98 @@ def _of_schema_1(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"schema": SCHEMA_VERSION, "model": model, "task": task.to_json()}
 
 
-_JSON_TYPES = {"str": str, "int": int, "dict": dict, "tuple": tuple, "Task": Task}
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
-def _check_types(part: Manifest | BundleFile) -> None:
-    for each in fields(part):
-        kind = _JSON_TYPES[str(each.type).partition("[")[0]]
-        if not isinstance(getattr(part, each.name), kind):
-            raise ValueError(f"it is malformed: '{each.name}' is no {kind.__name__}")
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _holds(each: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(each, value.values()))
+
+
+_MANIFEST_FIELDS = {
+    "schema": (lambda value: type(value) is int, "a number"),
+    "run_sha256": (_is_hash, "a SHA-256"),
+    "model": (_is_object, "an object"),
+    "task": (_is_object, "an object"),
+    "semantics": (_is_object, "an object"),
+    "files": (_is_object, "an object"),
+    "metrics": (_is_object, "an object"),
+    "versions": (_holds(_is_text), "an object of texts"),
+}
+_ENTRY_FIELDS = {
+    "sha256": (_is_hash, "a SHA-256"),
+    "kind": (_is_text, "text"),
+    "precision": (_is_text, "text"),
+    "input": (_is_text, "text"),
+    "steps": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
+    "parity": (_holds(_is_object), "an object of objects"),
+    "engine": (_is_object, "an object"),
+    "package": (_is_object, "an object"),
+    "cost": (_holds(_holds(lambda value: type(value) is int)), "an object of objects of numbers"),
+}
+"""What each field has to be, and how that is called."""
+
+
+def _check_fields(values: Any, wanted: Mapping[str, tuple[Callable[[Any], bool], str]], where: str) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"it is malformed: {where or 'it'} is no object")
+    if values.keys() != wanted.keys():
+        raise ValueError(f"its fields differ{where and ' at ' + where}: {_listed(values.keys() ^ wanted.keys())}")
+    for name, (fits, called) in wanted.items():
+        if not fits(values[name]):
+            raise ValueError(f"it is malformed: '{name}'{where and ' of ' + where} is not {called}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """A few names, each at a length that leaves the message one line."""
+    shown = sorted(ascii(name)[1:-1][:40] for name in names)
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
+
+
+_OPTIONAL = {key: value for key, value in asdict(BundleFile("", "")).items() if key not in ("sha256", "kind", "steps")}
+
+
+def _entry_of(name: str, values: Any) -> BundleFile:
+    _check_fields(_OPTIONAL | values if isinstance(values, dict) else values, _ENTRY_FIELDS, f"{ascii(name)[:60]}")
+    return BundleFile(**values | {"steps": tuple(values["steps"])})
+
+
+def _check_thresholds(keep: Any) -> None:
+    """Thresholds of candidate sets by share of true types; of several levels, an object for each."""
+    if not isinstance(keep, dict):
+        raise ValueError("its thresholds of candidate sets are no object")
+    for value in keep.values():
+        if isinstance(value, dict):
+            _check_thresholds(value)
+        elif type(value) not in (int, float) or not 0 <= value <= 1:
+            raise ValueError("its thresholds of candidate sets are not numbers from 0 to 1")
+
+
+def open_manifest(root: Path) -> Manifest:
+    """The manifest of a bundle's folder, which is not checked against the files.
+
+    Raises:
+        ArtefactError: if it is missing, foreign, newer or malformed.
+    """
+    path = root / MANIFEST_FILE
+    if not os.path.lexists(path):
+        raise ArtefactError(f"{root} has no {MANIFEST_FILE}", "an export that did not finish: export again")
+    with open_regular(path, ArtefactError) as file:
+        content = file.read(LARGEST_MANIFEST + 1)
+    try:
+        if len(content) > LARGEST_MANIFEST:
+            raise ValueError(f"it is larger than {LARGEST_MANIFEST >> 20} MiB")
+        return Manifest.from_json(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} cannot be used: {error}", "export again, or update the toolkit") from None
 
 
 def open_bundle(root: Path) -> Bundle:
@@ -184,23 +264,39 @@ def open_bundle(root: Path) -> Bundle:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is no bundle folder", "cli.py export --fold-bn makes one")
-    path = root / MANIFEST_FILE
-    try:
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtefactError(f"{root} has no {MANIFEST_FILE}", "an export that did not finish: export again") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise ArtefactError(f"{path} cannot be used: {error}", "export again, or update the toolkit") from None
+    manifest = open_manifest(root)
     for name, entry in manifest.files.items():
         if Path(name).name != name:
-            raise ArtefactError(f"{path} names '{name}', a path outside the bundle")
-        try:
-            digest = sha256_of(root / name)
-        except (OSError, ValueError):  # ValueError: no file can have such a name
-            raise ArtefactError(f"{root / name} is missing", "restore it, or export again") from None
-        if digest != entry.sha256:
-            raise ArtefactError(f"{root / name} is not the file that was exported: its SHA-256 differs", "export again")
+            raise ArtefactError(f"{root / MANIFEST_FILE} names '{name}', a path outside the bundle")
+        _check_file(root / name, entry)
     return Bundle(root, manifest)
+
+
+def _check_file(path: Path, entry: BundleFile) -> None:
+    try:
+        there = os.path.lexists(path)
+    except ValueError:  # no file can have such a name
+        there = False
+    if not there:
+        raise ArtefactError(f"{path} is missing", "restore it, or export again")
+    with open_regular(path, ArtefactError) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+            raise ArtefactError(f"{path} is larger than {LARGEST_FILE >> 30} GiB, as no export writes", "export again")
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+            raise ArtefactError(f"{path} is not the file that was exported: its SHA-256 differs", "export again")
+        if entry.kind == "onnx":
+            file.seek(0)
+            _check_onnx(path, file)
+
+
+def _check_onnx(path: Path, file: BinaryIO) -> None:
+    """No hash covers what an ONNX file keeps elsewhere."""
+    try:
+        outside = keeps_data_elsewhere(file)
+    except ValueError as error:
+        raise ArtefactError(f"{path} is no ONNX file: {error}", "export again") from None
+    if outside:
+        raise ArtefactError(f"{path} keeps weights in another file, which no hash covers", "export again")
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from compiler.compile import CompileOptions, compile_model
 from data.dataset import SAMPLE_DIR, load_split, open_dataset
+from description import BLOCKS
 from export.c.blob import pack, write_blob
 from export.c.int8 import quantise_program, row_ranges
 from export.c.ops import Program
@@ -79,7 +80,9 @@ def run_benchmark(run: Path, rounds: int, announce: Callable[[str], None]) -> di
     with tempfile.TemporaryDirectory() as folder:
         library, peak = _build(Path(folder))
         programs = _programs(trained.model)
-        models = {p: CModel(library, write_blob(program, {}, trained.sha256)) for p, program in programs.items()}
+        models = {
+            p: CModel(library, write_blob(program, BLOCKS, {}, trained.sha256)) for p, program in programs.items()
+        }
         sessions = _sessions(trained.model)
         ceiling = {"fp32_gflops": peak("fma_peak", 300_000_000), "clock_ghz": peak("clock_ghz", 300_000_000)}
         announce(f"{cpu_name()}: {ceiling['fp32_gflops']:.1f} GFLOP/s at {ceiling['clock_ghz']:.2f} GHz, one core")

@@ -27,3 +27,13 @@ def bundle_or_default(named: Path | None, announce: Announce = say, with_border:
         return named or DEFAULT_BUNDLE
     announce(f"no bundle named, and no {DEFAULT_BUNDLE} here: the shipped {shipped}")
     return shipped
+
+
+def named_bundle(name: str) -> Path:
+    """The folder that a name means: one that is there, or else the shipped model of that name, from any folder.
+
+    Args:
+        name: of a folder, or of a shipped model, such as "tiny".
+    """
+    here, shipped = Path(name), SHIPPED_MODELS / name
+    return shipped if not here.exists() and here.name == name and shipped.is_dir() else here

@@ -157,11 +157,13 @@ def raw_format(size: str | None, bit_depth: int, chroma: str) -> Any:
     """The FrameFormat of raw YUV that --size, --bit-depth and --chroma describe; None without a size.
 
     Raises:
-        UsageError: if the size is none.
+        UsageError: if the size is none, or --chroma stands without one.
     """
     from frames.frame import FrameFormat
 
     if size is None:
+        if chroma != "420":
+            raise UsageError(f"--chroma {chroma} is of raw video, which needs --size too", "add --size, or leave it out")
         return None
     sides = [whole_number(side) for side in size.lower().split("x")]
     if len(sides) != 2 or sides[0] is None or sides[1] is None:

@@ -40,8 +40,8 @@ def _runtimes() -> Iterable[str]:
 @click.argument("source", metavar="BLOCKS.npy|FRAMES", type=PATH)
 @click.option("--bundle", "bundle_dir", type=PATH, help=BUNDLE_HELP)
 @click.option("--qindex", default="128", help="One value, or a .npy of one for each block.")
-@click.option("--bit-depth", type=OneOf(bit_depths), default="8", help="Of a .npy or of raw frames.")
-@click.option("--size", help="WIDTHxHEIGHT of raw frames (.yuv, .raw).")
+@click.option("--bit-depth", type=OneOf(bit_depths), help="Of a .npy or raw frames (8 if not given), 16-bit pictures.")
+@click.option("--size", help="WIDTHxHEIGHT of raw frames.")
 @click.option("--chroma", type=OneOf(chroma_formats), default="420", help="Of raw frames.")
 @click.option(
     "--runtime", type=OneOf(_runtimes), default="auto", help="auto takes the fastest that runs here, and says which."
@@ -57,7 +57,7 @@ def predict(
     source: Path,
     bundle_dir: Path | None,
     qindex: str,
-    bit_depth: str,
+    bit_depth: str | None,
     size: str | None,
     chroma: str,
     runtime: str,
@@ -77,7 +77,7 @@ def predict(
     """
     from infer.predict import PredictTask, predict_source
 
-    blocks, frames, with_border = _open(source, size, int(bit_depth), chroma)
+    blocks, frames, with_border = _open(source, size, int(bit_depth) if bit_depth else None, chroma)
     target = output or source.with_suffix(".partitions.npz")
     if any(os.path.exists(p) and os.path.exists(target) and os.path.samefile(p, target) for p in (source, qindex)):
         raise UsageError(f"--output {target} is an input", "name another file: it would be overwritten")
@@ -106,16 +106,19 @@ class _Input(NamedTuple):
     with_border: bool
 
 
-def _open(source: Path, size: str | None, bit_depth: int, chroma: str) -> _Input:
-    if source.suffix.lower() in (".npy", ""):
+def _open(source: Path, size: str | None, bit_depth: int | None, chroma: str) -> _Input:
+    raw = raw_format(size, bit_depth or 8, chroma)
+    if source.suffix.lower() == ".npy" or (raw is None and not source.suffix):
         from description import BLOCKS
         from infer.block_file import open_blocks
 
-        blocks = open_blocks(source, bit_depth)
+        if raw is not None:
+            raise UsageError(f"--size is of raw video, and {source} holds blocks", "leave it out")
+        blocks = open_blocks(source, bit_depth or 8)
         return _Input(blocks, None, blocks.side > BLOCKS.input.side)
     from data.frame_blocks import FrameBlocks
 
-    frames = FrameBlocks(source, raw_format(size, bit_depth, chroma))
+    frames = FrameBlocks(source, raw, bit_depth)
     return _Input(frames, frames.format, True)
 
 

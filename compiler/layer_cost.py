@@ -2,9 +2,8 @@
 
     time = multiply-adds / rate,     multiply-adds of a convolution counted with its padding, as runtimes compute it
 
-The rates are those of the runtime that a file is made for: float32 files run on CPUs, float16 files on GPUs. They were
-measured layer by layer (benchmarks/lowering.py; docs/COMPILER.md has the table) and matter only as ratios. On a CPU a
-product runs at 0.75 of a convolution's rate but does up to 2.6 times fewer multiply-adds on a 2x2 map, where most of a
+The rates are those of the runtime that a target of compiler.targets is for. They were measured layer by layer
+(benchmarks/lowering.py; docs/COMPILER.md has the table) and matter only as ratios. On a CPU a product runs at 0.75 of a convolution's rate but does up to 2.6 times fewer multiply-adds on a 2x2 map, where most of a
 padded kernel meets padding, and 1.8 times more on a 4x4 map; at 1x1 a convolution is a product with overhead.
 """
 
@@ -41,25 +40,23 @@ class Rates:
     moved: float = math.inf
 
 
-RATES = {
-    # onnxruntime on AVX2 cores, in GFLOP/s of two: benchmarks/lowering.py
-    "fp32": Rates(product=46, convolution=60, patches=30, convolution_at_one=23, grouped=0.3),
-    # onnxruntime-cuda on an H200, in TFLOP/s: DESIGN.md's figures for folded 3x3 convolutions at 4x4 and for products;
-    # what cuDNN's changes of layout cost from the profile of a 1x1/2 convolution, 2 GFLOP, in docs/LOG.md
-    "fp16": Rates(product=210, convolution=20, patches=20, convolution_at_one=20, grouped=1, moved=0.1),
-}
+# onnxruntime on AVX2 cores, in GFLOP/s of two: benchmarks/lowering.py
+CPU_RATES = Rates(product=46, convolution=60, patches=30, convolution_at_one=23, grouped=0.3)
+# onnxruntime-cuda on an H200, in TFLOP/s: DESIGN.md's figures for folded 3x3 convolutions at 4x4 and for products;
+# what cuDNN's changes of layout cost from the profile of a 1x1/2 convolution, 2 GFLOP, in docs/LOG.md
+CUDA_RATES = Rates(product=210, convolution=20, patches=20, convolution_at_one=20, grouped=1, moved=0.1)
 
 LARGEST_MATRIX = 1 << 21
 """Entries of a matrix that "auto" makes of a convolution: a 3x3 on 128 channels of 4x4 would be 4 million, 28 times its
 weights, and a file of a few megabytes would grow past a hundred."""
 
 
-def chooser(lower: str, precision: str) -> Choose:
+def chooser(lower: str, rates: Rates) -> Choose:
     """The decision for `--lower`.
 
     Args:
         lower: "conv" never lowers, "gemm" always does, "auto" takes what costs less.
-        precision: "fp32" or "fp16"; it says what the file will run on.
+        rates: of what the network will run on.
     """
 
     def choose(conv: nn.Conv2d, shape: Shape, out_shape: Shape) -> bool:
@@ -67,7 +64,7 @@ def chooser(lower: str, precision: str) -> Choose:
             return lower == "gemm"
         if math.prod(shape) * math.prod(out_shape) > LARGEST_MATRIX:
             return False
-        as_convolution, as_product = costs(conv, shape, out_shape, RATES[precision])
+        as_convolution, as_product = costs(conv, shape, out_shape, rates)
         return as_product <= as_convolution
 
     return choose

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,18 +18,14 @@ from numpy.typing import NDArray
 
 from data.dataset import Picture
 from data.encode import EncodedFrame, cluster_workers, encode_frame, local_workers
+from data.names import printable
 from data.scan import ReadOptions, ScannedClip, ScannedFrame, hash_frame, scan_files
-from data.split import assign_splits, read_split_file
+from data.split import assign_splits, missing_splits, read_split_file
 from data.store import Recipe, Store
 from encoder.libaom.library import EncodeOptions, cq_of_qindex
 from errors import InputError, ToolkitError, UsageError
 from frames.frame import Frame
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, text) as long work goes on."""
-
-Announce = Callable[[str], None]
-"""Called with one line of what was read, used or written."""
+from progress import Announce, Progress
 
 DEFAULT_QINDEX = (80, 128, 172, 220)
 
@@ -140,6 +136,9 @@ def build_dataset(config: BuildConfig, progress: Progress, announce: Announce) -
     clips, failures = scan_files(config.inputs, config.read, progress)
     for error in failures.values():
         announce(f"left out: {error.message}")
+    for clip in clips:
+        for note in clip.notes:
+            announce(f"{clip.path}: {note}")
     if not clips:
         first = next(iter(failures.values()))
         raise InputError(f"none of {len(failures)} files can be used; the first: {first.message}", first.hint)
@@ -158,6 +157,8 @@ def build_dataset(config: BuildConfig, progress: Progress, announce: Announce) -
         if not pictures:
             raise InputError(f"no file could be encoded; the first: {next(iter(failures.values())).message}")
         store.write_index(pictures)
+    if advice := missing_splits({clip.name: splits[clip.name] for clip in used}):
+        announce(advice)
     return BuildReport(
         output_dir=str(config.output_dir),
         files=len(config.inputs),
@@ -175,7 +176,7 @@ def build_dataset(config: BuildConfig, progress: Progress, announce: Announce) -
 def index_row(clip: ScannedClip, frame: ScannedFrame, split: str, licence: str) -> Picture:
     """The row of index.csv for one frame."""
     size = clip.format
-    return Picture(frame.name, split, clip.path.name, size.width, size.height, size.bit_depth, licence)
+    return Picture(frame.name, split, printable(clip.path.name), size.width, size.height, size.bit_depth, licence)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,8 @@ Everything is checked on the way in: a wrong label costs far more than a second 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -17,17 +14,22 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from archives import ArraySpec, read_arrays
 from data.cutting import cut_blocks
 from data.labels import block_labels
+from data.rows import read_rows
 from description import BLOCKS, Task
 from errors import InputError
 from files import atomic_file
-from partition import BLOCK_SIZES, MI_SIZE, OUTSIDE, BlockSize, Partition, block_origins, map_shape
+from frames.frame import BIT_DEPTHS, MAX_SIZE, is_constant
+from frames.pictures import open_image
+from inputs import open_regular
+from partition import BLOCK_SIZES, MI_SIZE, NODE_SIZE, OUTSIDE, BlockSize, Partition, block_origins, map_shape
 
 SPLITS = ("train", "val", "test")
 SAMPLE_DIR = Path(__file__).resolve().parent / "sample"
+_MOST_ENCODES = 256
 _WIDTH_MI = np.array([b.width // MI_SIZE for b in BlockSize])
 _HEIGHT_MI = np.array([b.height // MI_SIZE for b in BlockSize])
 
@@ -117,15 +119,10 @@ class Dataset:
             InputError: if the file is no grey PNG of the index's size and depth, or one constant plane.
         """
         path = self.root / "luma" / f"{picture.name}.png"
-        luma = _read_grey(path)
-        if luma.shape != (picture.height, picture.width):
-            raise InputError(
-                f"{path} is {luma.shape[1]}x{luma.shape[0]}, index.csv says {picture.width}x{picture.height}",
-                "rebuild the dataset, or mend the row of index.csv",
-            )
+        luma = _read_grey(path, picture.width, picture.height)
         if (luma.dtype == np.uint8) != (picture.bit_depth == 8) or int(luma.max()) >> picture.bit_depth:
             raise InputError(f"{path} does not hold {picture.bit_depth}-bit samples, as index.csv says")
-        if luma.min() == luma.max():
+        if is_constant(luma):
             raise InputError(
                 f"{path} holds one constant value, {int(luma.min())}",
                 "a picture of nothing teaches nothing: take it out of index.csv",
@@ -148,19 +145,17 @@ class Dataset:
             InputError: as `labels`.
         """
         path = self.root / "labels" / f"{picture.name}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                qindex, maps = np.asarray(archive["qindex"]), np.asarray(archive["bsize"])
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing", "every row of index.csv needs its labels") from None
-        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path} is no label file: {error}") from None
-        shape = (qindex.size, *map_shape(picture.width, picture.height))
-        if qindex.ndim != 1 or qindex.dtype != np.uint8 or maps.dtype != np.uint8 or maps.shape != shape:
-            raise InputError(
-                f"{path}: maps are {maps.dtype} {maps.shape}, expected uint8 {shape}",
-                "R = 2 ceil(H/8), C = 2 ceil(W/8), one map for each qindex",
-            )
+        if not os.path.exists(path):
+            raise InputError(f"{path} is missing", "every row of index.csv needs its labels")
+        rows, cols = map_shape(picture.width, picture.height)
+        specs = {
+            "qindex": ArraySpec(("uint8",), (None,)),
+            "bsize": ArraySpec(("uint8",), (None, rows, cols), "R = 2 ceil(H/8), C = 2 ceil(W/8), a map a qindex"),
+        }
+        found = read_arrays(path, specs, _MOST_ENCODES * (rows * cols + 1) + 1024, "label file")
+        qindex, maps = found["qindex"], found["bsize"]
+        if len(qindex) != len(maps):
+            raise InputError(f"{path} is no label file: {len(qindex)} qindex and {len(maps)} maps", "one map for each")
         if not len(qindex):
             raise InputError(f"{path} holds no encode", "label the picture at one qindex at least, or take it out")
         for q, bsize in zip(qindex, maps, strict=True):
@@ -173,10 +168,11 @@ class Dataset:
         Raises:
             InputError: if one is missing or cannot be read.
         """
-        digest = hashlib.sha256(_read_bytes(self.root / "index.csv"))
+        with open_regular(self.root / "index.csv") as file:
+            digest = hashlib.sha256(file.read())
         for picture in self.pictures:
             for part in (f"luma/{picture.name}.png", f"labels/{picture.name}.npz"):
-                digest.update(hashlib.sha256(_read_bytes(self.root / part)).digest())
+                digest.update(_hash_of(self.root / part))
         return digest.hexdigest()
 
 
@@ -193,28 +189,38 @@ def _check_map(bsize: NDArray[np.uint8], where: str) -> None:
         raise InputError(f"{where}: blocks overlap", "this is no block-size map of an AV1 frame")
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing", "every row of index.csv needs its picture and its labels") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+def _hash_of(path: Path) -> bytes:
+    """SHA-256 of a file of a dataset."""
+    if not os.path.exists(path):
+        raise InputError(f"{path} is missing", "every row of index.csv needs its picture and its labels")
+    with open_regular(path) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _read_grey(path: Path) -> NDArray[np.integer]:
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            mode, array = image.mode, np.asarray(image)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing", "every row of index.csv needs its picture") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is no usable PNG: {error}") from None
-    if mode == "L":
-        return array
-    if mode in ("I;16", "I"):
-        return array.astype(np.uint16)
-    raise InputError(f"{path} is a {mode} picture", "luma is stored as grey PNG, 8 or 16 bit")
+def _read_grey(path: Path, width: int, height: int) -> NDArray[np.integer]:
+    """A grey PNG [H, W] of this size, uint8 or uint16; nothing is decoded before its header says just that."""
+    if not os.path.exists(path):
+        raise InputError(f"{path} is missing", "every row of index.csv needs its picture")
+    with open_regular(path) as file:
+        image = open_image(file, path)
+        if image.size != (width, height):
+            raise InputError(
+                f"{path} is {image.width}x{image.height}, index.csv says {width}x{height}",
+                "rebuild the dataset, or mend the row of index.csv",
+            )
+        if image.format != "PNG" or image.mode not in ("L", "I;16"):
+            kind = f"{image.format} picture of mode {image.mode}"
+            raise InputError(f"{path} is a {kind}", "luma is stored as grey PNG, 8 or 16 bit")
+        try:
+            samples = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{path} is no readable picture: {error}") from None
+        except MemoryError:
+            raise InputError(f"{path}: no memory for a picture of {width}x{height}") from None
+    return samples if image.mode == "L" else samples.astype(np.uint16)
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -224,13 +230,9 @@ def open_dataset(root: Path) -> Dataset:
         InputError: if there is no index, a row is malformed, or a picture stands in it twice.
     """
     path = Path(root) / "index.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing", "a dataset folder holds index.csv, luma/ and labels/") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    if not os.path.exists(path):
+        raise InputError(f"{path} is missing", "a dataset folder holds index.csv, luma/ and labels/")
+    rows = read_rows(path)
     pictures = tuple(_parse_row(row, f"{path}, row {i}") for i, row in enumerate(rows, 2))
     if not pictures:
         raise InputError(f"{path} names no picture")
@@ -253,15 +255,18 @@ def _parse_row(row: dict[str, str | None], where: str) -> Picture:
     text = {name: value or "" for name, value in values.items()}
     if text["split"] not in SPLITS:
         raise InputError(f"{where}: split '{text['split']}' is none of {', '.join(SPLITS)}")
-    if not text["name"] or Path(text["name"]).name != text["name"] or text["name"] == "..":
-        raise InputError(f"{where}: '{text['name']}' is no plain file name")
+    name = text["name"]
+    if not name or Path(name).name != name or name == ".." or "\0" in name:
+        raise InputError(f"{where}: {name!r} is no plain file name")
     try:
         width, height, bit_depth = (int(text[k]) for k in ("width", "height", "bit_depth"))
     except ValueError:
         raise InputError(f"{where}: width, height and bit_depth are whole numbers") from None
-    if width < 16 or height < 16 or bit_depth not in (8, 10, 12):
-        raise InputError(f"{where}: {width}x{height} at {bit_depth} bit", "at least 16x16, 8, 10 or 12 bit")
-    return Picture(text["name"], text["split"], text["source"], width, height, bit_depth, text["licence"])
+    if not (NODE_SIZE <= min(width, height) <= max(width, height) <= MAX_SIZE) or bit_depth not in BIT_DEPTHS:
+        raise InputError(
+            f"{where}: {width}x{height} at {bit_depth} bit", "at least 16x16, at most 65536 a side; 8, 10 or 12 bit"
+        )
+    return Picture(name, text["split"], text["source"], width, height, bit_depth, text["licence"])
 
 
 def load_split(dataset: Dataset, split: str, task: Task = BLOCKS) -> BlockSet:

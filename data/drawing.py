@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -57,7 +58,13 @@ def draw_partitions(axis: Axes, luma: NDArray[np.integer], nodes: NDArray[np.uin
                 LineCollection(partition_lines(nodes, partition), colors=_COLOURS[partition], linewidths=0.8)
             )
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, parse_math=False)
+
+
+def drawable(text: str) -> str:
+    """Text with a question mark for each character that matplotlib's font has no shape for, of which it would warn."""
+    font = get_font(findfont(FontProperties()))
+    return "".join(char if font.get_char_index(ord(char)) else "?" for char in text)
 
 
 def draw_comparison(
@@ -78,5 +85,6 @@ def draw_comparison(
     draw_partitions(right, luma, predicted, f"predicted, likeliest type: {100 * right_of.mean():.0f} % agree")
     lines = [Line2D([], [], color=_COLOURS[p], label=PARTITION_NAMES[p]) for p in Partition if p]
     figure.legend(handles=lines, loc="outside lower center", ncols=9, fontsize=8)
-    figure.suptitle(title, fontsize=11)
+    # A name may hold dollar signs, which are no formula, and letters that the font lacks.
+    figure.suptitle(drawable(title), fontsize=11, parse_math=False)
     return figure

@@ -22,13 +22,14 @@ class FrameBlocks:
     Args:
         path: any file that frames.frame reads.
         raw: format of raw planar YUV.
+        bit_depth: as open_frames.
 
     Raises:
-        InputError, MissingComponentError: as frames.reader.open_frames.
+        InputError, UsageError, MissingComponentError: as frames.reader.open_frames.
     """
 
-    def __init__(self, path: Path, raw: FrameFormat | None = None) -> None:
-        self._frames = open_frames(path, raw)
+    def __init__(self, path: Path, raw: FrameFormat | None = None, bit_depth: int | None = None) -> None:
+        self._frames = open_frames(path, raw, bit_depth=bit_depth)
         self.format = self._frames.format
         self.bit_depth = self.format.bit_depth
         self.form = BLOCKS.input
@@ -70,4 +71,5 @@ class FrameBlocks:
         """One line for people."""
         frames = self._frames.frame_count
         count = "frames" if frames is None else f"{frames:,} frame(s)"
-        return f"{self._frames.path}: {count} of {self.format}, {self.grid[0]} x {self.grid[1]} blocks each"
+        line = f"{self._frames.path}: {count} of {self.format}, {self.grid[0]} x {self.grid[1]} blocks each"
+        return "; ".join((line, *self._frames.notes))

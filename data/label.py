@@ -9,14 +9,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.build import Announce, BuildReport, Progress, index_row
-from data.scan import ReadOptions, ScannedClip, ScannedFrame, hash_frame
-from data.split import assign_splits, read_split_file
+from data.build import BuildReport, index_row
+from data.names import kept_name, printable
+from data.scan import ReadOptions, ScannedClip, ScannedFrame, hash_frame, picture_name
+from data.split import assign_splits, missing_splits, read_split_file
 from data.store import Recipe, Store
 from encoder.bitstream import paired_frames
 from encoder.libaom.inspection import CodedFrame
 from errors import InputError, UsageError
-from frames.frame import Frame
+from frames.frame import Frame, hash_plane, is_constant
+from inputs import open_regular
+from progress import Announce, Progress
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         if not self.pairs or self.read.every < 1:
             raise UsageError("labelling needs at least one stream with its source, and a step of 1 or more")
-        twice = [name for name, n in Counter(source.stem for _, source in self.pairs).items() if n > 1]
+        twice = [name for name, n in Counter(kept_name(source.stem) for _, source in self.pairs).items() if n > 1]
         if twice:
             raise UsageError(f"two sources are called '{twice[0]}'", "the dataset names pictures after them")
 
@@ -61,14 +64,17 @@ def label_streams(config: LabelConfig, progress: Progress, announce: Announce) -
     """
     start, counts, failures = time.monotonic(), Counter[str](), {}
     given = read_split_file(config.split_file) if config.split_file else None
-    names = "|".join(re.escape(source.stem) for _, source in config.pairs)
+    config.read.check_use([source for _, source in config.pairs])
+    names = "|".join(re.escape(kept_name(source.stem)) for _, source in config.pairs)
     clips: list[ScannedClip] = []
     with Store(config.output_dir).opened() as store:
         store.check_index(lambda name: bool(re.fullmatch(rf"(?:{names})(?:_f\d+)?", name)))
         for done, (stream, source) in enumerate(config.pairs):
             progress(done, len(config.pairs), f"reading {stream.name}")
             try:
-                clips.append(_label(config, store, stream, source, counts))
+                clips.append(clip := _label(config, store, stream, source, counts))
+                for note in clip.notes:
+                    announce(f"{source}: {note}")
             except InputError as error:
                 announce(f"left out: {error.message}")
                 failures[str(stream)] = error.message
@@ -82,6 +88,8 @@ def label_streams(config: LabelConfig, progress: Progress, announce: Announce) -
         splits, shared = assign_splits({c.name: {f.luma_hash for f in c.frames} for c in clips}, given)
         pictures = [index_row(clip, f, splits[clip.name], config.licence) for clip in clips for f in clip.frames]
         store.write_index(pictures)
+    if advice := missing_splits(splits):
+        announce(advice)
     return BuildReport(
         output_dir=str(config.output_dir),
         files=len(config.pairs),
@@ -105,37 +113,34 @@ _REMARKS = {
 
 def _label(config: LabelConfig, store: Store, stream: Path, source_path: Path, counts: Counter[str]) -> ScannedClip:
     """Write the frames of one stream, counting by kind what was done with them."""
-    encoder, frames = _describe(stream), []
+    encoder, clip, frames = _describe(stream), kept_name(source_path.stem), []
     with config.read.open(source_path) as source:
         for index, frame, coded in paired_frames(stream, source):
             kind = _kind(config, index, frame, coded)
             counts[kind] += 1
             if kind != "labelled":
                 continue
-            name = source.name if source.is_picture else f"{source.name}_f{index:04d}"
+            name = picture_name(clip, source, index)
             recipe = Recipe(name, hash_frame(frame), (coded.qindex,), encoder)
             counts["reused"] += store.has_labels(recipe)
             counts["delta q"] += coded.varies_qindex
             store.write_picture(recipe, frame.luma, coded.bsize[None])
-            luma_hash = hashlib.sha256(frame.luma.tobytes()).digest()
-            frames.append(ScannedFrame(name, index, luma_hash, recipe.frame_hash))
+            frames.append(ScannedFrame(name, index, hash_plane(frame.luma), recipe.frame_hash))
     if not frames:
         raise InputError(f"{stream}: no frame to label", "inter frames need --inter")
-    return ScannedClip(source_path, source.name, source.format, tuple(frames), 0)
+    return ScannedClip(source_path, clip, source.format, tuple(frames), 0, source.notes)
 
 
 def _kind(config: LabelConfig, index: int, frame: Frame, coded: CodedFrame) -> str:
     if index % config.read.every:
         return "skipped"
-    if frame.luma.min() == frame.luma.max():
+    if is_constant(frame.luma):
         return "constant"
     return "labelled" if coded.intra or config.inter else "inter"
 
 
 def _describe(stream: Path) -> str:
     """What takes the place of encoder and options, which a stream does not tell."""
-    try:
-        digest = hashlib.sha256(stream.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{stream} cannot be read: {error.strerror}") from None
-    return f"stream {stream.name}, SHA-256 {digest}; encoder and options unknown"
+    with open_regular(stream) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"stream {printable(stream.name)}, SHA-256 {digest}; encoder and options unknown"

@@ -6,13 +6,17 @@ What cannot be read is found here, what is there twice, and which pictures canno
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError, ToolkitError
-from frames.frame import Frame, FrameFormat, FrameSource
-from frames.reader import open_frames
+import numpy as np
+
+from data.names import kept_name
+from errors import InputError, ToolkitError, UsageError
+from frames.frame import Frame, FrameFormat, FrameSource, bands, hash_plane, is_constant
+from frames.reader import Kind, kind_of, open_frames
+from progress import Progress
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,11 @@ class ScannedClip:
 
     Attributes:
         path: the file.
-        name: of the clip or picture.
+        name: of the clip or picture in the dataset.
         format: of its frames.
         frames: those to encode.
         constant: how many frames were left out since their luma is one value.
+        notes: as FrameSource.notes.
     """
 
     path: Path
@@ -49,16 +54,17 @@ class ScannedClip:
     format: FrameFormat
     frames: tuple[ScannedFrame, ...]
     constant: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How input files are read.
+    """How input files are read; what is of one kind of file is left out for the others.
 
     Attributes:
         raw: format of raw YUV files.
         packed_420: grey pictures hold packed 4:2:0 planes.
-        picture_depth: depth of the samples of 16-bit grey pictures.
+        picture_depth: depth of the samples of 16-bit pictures.
         every: take each k-th frame of a clip.
     """
 
@@ -69,7 +75,36 @@ class ReadOptions:
 
     def open(self, path: Path) -> FrameSource:
         """As open_frames."""
-        return open_frames(path, self.raw, self.packed_420, self.picture_depth)
+        kind = self._kind(path)
+        raw = self.raw if kind is Kind.RAW else None
+        return open_frames(path, raw, self.packed_420 and kind is Kind.PICTURE, self._depth(kind))
+
+    def check_use(self, paths: Sequence[Path]) -> None:
+        """Refuse what is of a kind of file that none of these is; files that cannot be opened may be of any.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        kinds = set()
+        for path in paths:
+            try:
+                kinds.add(self._kind(path))
+            except InputError:
+                return
+        unused = {
+            "--size": self.raw is not None and Kind.RAW not in kinds,
+            "--packed-420": self.packed_420 and Kind.PICTURE not in kinds,
+            "--bit-depth": self.picture_depth is not None and kinds.isdisjoint((Kind.RAW, Kind.PICTURE)),
+        }
+        for option in (name for name, is_unused in unused.items() if is_unused):
+            kind = Kind.PICTURE if option == "--packed-420" else Kind.RAW
+            raise UsageError(f"{option} is of {kind.value}, and there is none among the files", "leave it out")
+
+    def _kind(self, path: Path) -> Kind:
+        return kind_of(path, self.raw is not None)
+
+    def _depth(self, kind: Kind) -> int | None:
+        return self.picture_depth if kind is Kind.PICTURE else None
 
     def frames(self, source: FrameSource) -> Iterator[tuple[int, Frame]]:
         """Number and samples of the frames that are taken."""
@@ -82,7 +117,9 @@ def hash_frame(frame: Frame) -> str:
     """SHA-256 of all planes and their sizes, hex."""
     digest = hashlib.sha256()
     for plane in frame.planes:
-        digest.update(f"{plane.shape} {plane.dtype}".encode() + plane.tobytes())
+        digest.update(f"{plane.shape} {plane.dtype}".encode())
+        for band in bands(plane):
+            digest.update(np.ascontiguousarray(band).data)
     return digest.hexdigest()
 
 
@@ -92,28 +129,34 @@ def scan_file(path: Path, options: ReadOptions) -> ScannedClip:
     Raises:
         InputError: if it cannot be read, or holds no frame that could teach anything.
     """
-    frames, constant = [], 0
+    frames, constant, clip = [], 0, kept_name(path.stem)
     with options.open(path) as source:
         for index, frame in options.frames(source):
-            if frame.luma.min() == frame.luma.max():
+            if is_constant(frame.luma):
                 constant += 1
                 continue
-            name = source.name if source.is_picture else f"{source.name}_f{index:04d}"
-            luma_hash = hashlib.sha256(frame.luma.tobytes()).digest()
-            frames.append(ScannedFrame(name, index, luma_hash, hash_frame(frame)))
+            name = picture_name(clip, source, index)
+            frames.append(ScannedFrame(name, index, hash_plane(frame.luma), hash_frame(frame)))
     if not frames:
         raise InputError(f"{path}: every frame is one constant value", "such pictures teach nothing")
-    return ScannedClip(path, source.name, source.format, tuple(frames), constant)
+    return ScannedClip(path, clip, source.format, tuple(frames), constant, source.notes)
+
+
+def picture_name(clip: str, source: FrameSource, index: int) -> str:
+    """What a frame is called in the dataset."""
+    return clip if source.is_picture else f"{clip}_f{index:04d}"
 
 
 def scan_files(
-    paths: tuple[Path, ...], options: ReadOptions, progress: Callable[[int, int, str], None]
+    paths: tuple[Path, ...], options: ReadOptions, progress: Progress
 ) -> tuple[list[ScannedClip], dict[str, ToolkitError]]:
     """Read all files; those that fail are told apart by path.
 
     Raises:
         InputError: if two files would give pictures of the same name, or bit depths mix.
+        UsageError: if an option is of no file's kind.
     """
+    options.check_use(paths)
     clips: list[ScannedClip] = []
     failures: dict[str, ToolkitError] = {}
     for done, path in enumerate(paths):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from data.dataset import Dataset, Picture, class_counts
+from description import BLOCKS
 from files import atomic_file
 from partition import COVERED, MI_SIZE, PARTITION_NAMES, Partition, partition_rectangles, tree_partitions
 
@@ -64,7 +65,7 @@ def class_rows(dataset: Dataset) -> list[ClassRow]:
     for split in sorted({p.split for p in dataset.pictures}, key=("train", "val", "test").index):
         histogram: dict[int, NDArray[np.int64]] = {}
         for picture in dataset.of_split(split):
-            for qindex, label in zip(*dataset.labels(picture), strict=True):
+            for qindex, label in zip(*dataset.labels(picture, BLOCKS), strict=True):
                 counts = np.append(class_counts(label.ravel()), np.count_nonzero(label == COVERED))
                 histogram[int(qindex)] = histogram.get(int(qindex), 0) + counts
         for group in _groups(sorted(histogram)):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from data.dataset import SPLITS, Dataset, Picture
+from data.rows import read_rows
 from errors import InputError
+from frames.frame import hash_plane
 
 _VAL_BELOW, _TEST_BELOW = 10, 20
 """Of 100 hashed names, how many go to val, and to val and test together."""
@@ -26,13 +27,8 @@ def read_split_file(path: Path) -> dict[str, str]:
     Raises:
         InputError: if it cannot be read, lacks a column, names an unknown split, or contradicts itself.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: no split file: {error}") from None
     splits: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in enumerate(read_rows(path), 2):
         name, split = row.get("name"), row.get("split")
         if not name or split not in SPLITS:
             raise InputError(f"{path}, row {number}: needs a name and a split out of {', '.join(SPLITS)}")
@@ -77,6 +73,22 @@ def assign_splits(
     return {clip: split_by_name(group[clip]) for clip in pictures}, pairs
 
 
+def missing_splits(splits: Mapping[str, str]) -> str:
+    """What to say of a dataset that training or its judgement will miss pictures in; empty if it has all three splits.
+
+    Args:
+        splits: by clip, one at least.
+    """
+    missing = [split for split in SPLITS if split not in splits.values()]
+    if not missing:
+        return ""
+    if len(splits) == 1:
+        how = "one clip goes to one split: name more clips, or cut it into parts by time and name them all"
+    else:
+        how = "name more clips, or say with --split which clip goes where"
+    return f"no picture in {' and '.join(missing)}, and train needs val: {how}"
+
+
 def check_splits(dataset: Dataset, more_train: Sequence[Dataset] = (), aside: Collection[str] = ()) -> None:
     """Refuse a dataset in which one picture, by its samples, stands in two splits.
 
@@ -101,7 +113,7 @@ def check_splits(dataset: Dataset, more_train: Sequence[Dataset] = (), aside: Co
 
 
 def _hash(dataset: Dataset, picture: Picture) -> bytes:
-    return hashlib.sha256(dataset.luma(picture).tobytes()).digest()
+    return hash_plane(dataset.luma(picture))
 
 
 def _same_picture(one: Picture, place: str, other: Picture) -> InputError:

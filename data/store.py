@@ -12,7 +12,6 @@ import csv
 import fcntl
 import io
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,13 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from archives import ArraySpec, read_arrays
 from data.dataset import Picture, open_dataset
 from data.encode import EncodedFrame
 from encoder.libaom.library import cq_of_qindex
-from errors import UsageError
+from errors import InputError, UsageError
 from files import output_errors, write_atomically
+from frames.frame import MAX_SIZE
+from partition import MI_SIZE, map_shape
 
 _PARTS = ".parts"
+_TEXT = ArraySpec(("str",), ())
+_MOST_UNITS = (MAX_SIZE // MI_SIZE) ** 2
+_MADE_BY = {"encoder": _TEXT, "frame_sha256": _TEXT}
+_LABELS = _MADE_BY | {"qindex": ArraySpec(("uint8",), (None,))}
+_PART = _MADE_BY | {"bsize": ArraySpec(("uint8",), (None, None)), "bytes": ArraySpec(("int32",), ())}
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,11 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UsageError(f"another build is writing to {self.root}", "wait for it to end") from None
+            # No picture's name begins with a dot (data/names.py); files that are being written do.
             leftovers = [path for folder in folders for path in folder.glob(".*.*")]
-            for leftover in (*leftovers, *self.root.glob(".index.csv.*")):
-                leftover.unlink()
+            with output_errors(self.root):
+                for leftover in (*leftovers, *self.root.glob(".index.csv.*")):
+                    leftover.unlink()
             try:
                 yield self
             finally:
@@ -99,7 +108,9 @@ class Store:
         others = [p.name for p in open_dataset(self.root).pictures if not ours(p.name)]
         if others:
             raise UsageError(
-                f"{self.root} holds a dataset with other pictures ('{others[0]}')", "choose another --output-dir"
+                f"{self.root} holds a dataset with other pictures ('{others[0]}')",
+                "to extend it, name the earlier files beside the new ones: what is encoded is kept; "
+                "else choose another --output-dir",
             )
 
     def has_labels(self, recipe: Recipe) -> bool:
@@ -111,8 +122,10 @@ class Store:
         path = self._labels(recipe.name)
         if not path.exists():
             return False
-        found = _read(path)
-        if found is None or _recipe(recipe.name, found) != recipe:
+        found = _read(path, _LABELS)
+        if found is None:
+            raise UsageError(f"{path} is damaged", "remove it and run again: its picture is encoded again")
+        if _recipe(recipe.name, found) != recipe:
             raise UsageError(
                 f"{path} was made from another picture or with other options",
                 "choose another --output-dir; presets must not mix in one dataset",
@@ -151,6 +164,10 @@ class Store:
         found = [part for part in parts if part is not None]
         if len(found) < len(parts):
             return False
+        height, width = luma.shape
+        if any(part["bsize"].shape != map_shape(width, height) for part in found):
+            folder = self.root / _PARTS
+            raise InputError(f"{folder} holds maps of '{recipe.name}' of another size", "remove it and run again")
         self.write_picture(
             recipe,
             luma,
@@ -203,7 +220,7 @@ class Store:
         writer = csv.DictWriter(text, [f.name for f in fields(Picture)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(p) for p in sorted(pictures, key=lambda p: p.name))
-        write_atomically(self.root / "index.csv", text.getvalue().encode())
+        write_atomically(self.root / "index.csv", text.getvalue().encode("utf-8", "backslashreplace"))
         shutil.rmtree(self.root / _PARTS)
 
     def _labels(self, name: str) -> Path:
@@ -213,7 +230,7 @@ class Store:
         return self.root / _PARTS / f"{name}.q{qindex:03d}.npz"
 
     def _read_part(self, recipe: Recipe, qindex: int) -> dict[str, Any] | None:
-        part = _read(self._part(recipe.name, qindex))
+        part = _read(self._part(recipe.name, qindex), _PART)
         if part is None or _recipe(recipe.name, part | {"qindex": recipe.qindex}) != recipe:
             return None
         return part
@@ -226,19 +243,15 @@ def _pack(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The arrays of an .npz file; None if it is not there or no whole one."""
+def _read(path: Path, specs: dict[str, ArraySpec]) -> dict[str, Any] | None:
+    """Arrays of an .npz file; None if it is not there or no whole one."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return read_arrays(path, specs, _MOST_UNITS + 65536)
+    except InputError:
         return None
 
 
-def _recipe(name: str, content: dict[str, Any]) -> Recipe | None:
-    """The recipe that a file was made by; None if it does not say."""
-    try:
-        qindex = tuple(int(q) for q in content["qindex"])
-        return Recipe(name, str(content["frame_sha256"]), qindex, str(content["encoder"]))
-    except KeyError:
-        return None
+def _recipe(name: str, content: dict[str, Any]) -> Recipe:
+    """The recipe that a file was made by."""
+    qindex = tuple(int(q) for q in content["qindex"])
+    return Recipe(name, str(content["frame_sha256"]), qindex, str(content["encoder"]))

@@ -133,7 +133,7 @@ static int open_map(Encoder *encoder) {
 }
 
 /* The current frame's masks, by whichever way; NULL if there are none, and *status says why. */
-static const uint16_t *masks_of_frame(Encoder *encoder, int *status) {
+static const av1part_mask *masks_of_frame(Encoder *encoder, int *status) {
   if (encoder->own.model) {
     const double before = cpu_seconds();
     const char *wrong = frame_model_predict(&encoder->own, encoder->input.samples);
@@ -152,7 +152,7 @@ static const uint16_t *masks_of_frame(Encoder *encoder, int *status) {
 static int set_masks(Encoder *encoder) {
   int status = 0;
   if (!encoder->rows) return 0;
-  const uint16_t *masks = masks_of_frame(encoder, &status);
+  const av1part_mask *masks = masks_of_frame(encoder, &status);
   if (!masks) return status;
   const size_t nodes = (size_t)encoder->rows * encoder->columns;
   encoder->nodes += nodes;

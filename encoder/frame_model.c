@@ -20,6 +20,7 @@ const char *frame_model_open(FrameModel *own, const char *path, const FrameForma
   own->threshold = (float)share;
   if (!options->threshold && (code = av1part_threshold(own->model, share, &own->threshold)))
     return "it has no threshold for this share of true types";
+  if (av1part_side(own->model) != AV1PART_NODE_SIZE) return "its nodes are not of 16x16 samples";
   const int bytes = format->bit_depth > 8 ? 2 : 1;
   own->plane.stride = (ptrdiff_t)bytes * (ptrdiff_t)format->width;
   own->plane.width = (int)format->width;
@@ -27,8 +28,8 @@ const char *frame_model_open(FrameModel *own, const char *path, const FrameForma
   own->plane.bit_depth = format->bit_depth;
   own->plane.bytes_per_sample = bytes;
   own->qindex = qindex;
-  own->rows = (format->height + 15) / 16;
-  own->columns = (format->width + 15) / 16;
+  own->rows = (format->height + AV1PART_NODE_SIZE - 1) / AV1PART_NODE_SIZE;
+  own->columns = (format->width + AV1PART_NODE_SIZE - 1) / AV1PART_NODE_SIZE;
   own->masks = malloc(sizeof(*own->masks) * own->rows * own->columns);
   own->scratch_size = av1part_scratch_size(own->model);
   own->memory = malloc(own->scratch_size + AV1PART_SCRATCH_ALIGN);

@@ -13,7 +13,7 @@ typedef struct {
   float threshold;
   void *memory, *scratch; /* the latter within the former */
   size_t scratch_size;
-  uint16_t *masks; /* [rows * columns] of the frame predicted last */
+  av1part_mask *masks; /* [rows * columns] of the frame predicted last */
   uint32_t rows, columns;
 } FrameModel;
 

@@ -20,8 +20,6 @@
 
 #include <stddef.h>
 
-#include "partition_map.h"
-
 #include "config/aom_config.h"
 #include "config/aom_version.h"
 
@@ -30,14 +28,13 @@
 #include "av1/encoder/encoder.h"
 #include "av1/encoder/partition_strategy.h"
 
-#define BIT(partition) (1u << (partition))
-#define BASIC_TYPES 0x00Fu
+#define BIT AV1PART_BIT
 /* From this preset on libaom never tries other than the basic types at 16x16, and is not fit to. */
 #define FIRST_BASIC_SPEED 5
 #define NODE_MI (AV1PART_NODE_SIZE / MI_SIZE)
 
 static struct {
-  const uint16_t *masks;
+  const av1part_mask *masks;
   uint32_t rows, columns;
   uint8_t *met;
   int whole_split;
@@ -51,7 +48,7 @@ static __thread struct {
   MACROBLOCK *forced; /* its must_find_valid_partition was set by us */
 } node;
 
-void av1part_hook_set(const uint16_t *masks, uint32_t rows, uint32_t columns, uint8_t *met, int whole_split) {
+void av1part_hook_set(const av1part_mask *masks, uint32_t rows, uint32_t columns, uint8_t *met, int whole_split) {
   frame.masks = masks;
   frame.rows = rows;
   frame.columns = columns;
@@ -91,10 +88,10 @@ static unsigned look_up(const AV1_COMP *cpi, const PartitionSearchState *state) 
   if (mask == AV1PART_UNDECIDED) return mask;
   if (frame.met) frame.met[row * columns + column] = 1;
   const PartitionCfg *allowed = &cpi->oxcf.part_cfg;
-  if (cpi->oxcf.speed >= FIRST_BASIC_SPEED) mask &= BASIC_TYPES;
+  if (cpi->oxcf.speed >= FIRST_BASIC_SPEED) mask &= AV1PART_BASIC_TYPES;
   if (!allowed->enable_rect_partitions) mask &= BIT(PARTITION_NONE) | BIT(PARTITION_SPLIT);
-  if (!allowed->enable_ab_partitions) mask &= ~0x0F0u;
-  if (!allowed->enable_1to4_partitions) mask &= ~0x300u;
+  if (!allowed->enable_ab_partitions) mask &= ~AV1PART_AB_TYPES;
+  if (!allowed->enable_1to4_partitions) mask &= ~AV1PART_FOUR_WAY_TYPES;
   for (PARTITION_TYPE type = PARTITION_HORZ; type < EXT_PARTITION_TYPES; type++)
     if (!is_codable(state, type)) mask &= ~BIT(type);
   return mask;

@@ -36,6 +36,11 @@ def walk_obus(data: bytes) -> Iterator[Obu]:
         if not any(data[position : position + 16]) and not any(data[position:]):
             return
         header = data[position]
+        if not position and _is_annex_b(data):
+            raise InputError(
+                "the stream is in Annex B's format, not in the low-overhead one",
+                "convert it first: ffmpeg -f obu -i IN -c copy out.ivf",
+            )
         if header & _RESERVED_BITS or not header & 2:
             raise InputError(f"no AV1 OBU at byte {position}", "is it low-overhead (Section 5) AV1?")
         size_at = position + (2 if header & 4 else 1)
@@ -57,6 +62,18 @@ def _leb128(data: bytes, position: int) -> tuple[int, int]:
         if not data[position + i] & 0x80:
             return value, position + i + 1
     raise InputError(f"OBU size at byte {position} is malformed")
+
+
+def _is_annex_b(data: bytes) -> bool:
+    """Whether sizes of a temporal unit, a frame unit and an OBU come first, and then a bare temporal delimiter."""
+    position, sizes = 0, []
+    try:
+        for _ in range(3):
+            size, position = _leb128(data, position)
+            sizes.append(size)
+    except InputError:
+        return False
+    return sizes[0] > sizes[1] > sizes[2] == 1 and data[position : position + 1] == bytes([TEMPORAL_DELIMITER << 3])
 
 
 def split_temporal_units(data: bytes) -> Iterator[bytes]:

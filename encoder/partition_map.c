@@ -17,7 +17,7 @@ struct av1part_map {
   av1part_status ended; /* AV1PART_OK while frames may come */
   uint8_t *bytes;       /* of one frame, as in the file */
   size_t frame_bytes, mask_bytes;
-  uint16_t *masks;
+  av1part_mask *masks;
 };
 
 static uint32_t read_number(const uint8_t *bytes, int count) {
@@ -88,11 +88,11 @@ av1part_map_info av1part_map_describe(const av1part_map *map) { return map->info
 
 static int masks_are_sound(const av1part_map *map) {
   const uint32_t whole_rows = map->info.height / AV1PART_NODE_SIZE, whole_columns = map->info.width / AV1PART_NODE_SIZE;
-  const uint16_t *mask = map->masks;
+  const av1part_mask *mask = map->masks;
   for (uint32_t row = 0; row < map->info.rows; row++) {
     for (uint32_t column = 0; column < map->info.columns; column++, mask++) {
       const int straddles = row >= whole_rows || column >= whole_columns;
-      if (*mask > AV1PART_UNDECIDED || !(*mask & 1) || (straddles && *mask != AV1PART_UNDECIDED)) return 0;
+      if (*mask > AV1PART_UNDECIDED || !(*mask & AV1PART_BIT(AV1PART_NONE)) || (straddles && *mask != AV1PART_UNDECIDED)) return 0;
     }
   }
   return 1;
@@ -104,7 +104,7 @@ static av1part_status read_frame(av1part_map *map) {
   if (all_read) return count ? AV1PART_TOO_LONG : AV1PART_END;
   if (count == 0 && !map->info.frames && map->frames_read) return AV1PART_END;
   if (count != map->frame_bytes) return AV1PART_TRUNCATED;
-  for (size_t i = 0; i < map->mask_bytes / 2; i++) map->masks[i] = (uint16_t)read_number(map->bytes + 2 * i, 2);
+  for (size_t i = 0; i < map->mask_bytes / 2; i++) map->masks[i] = (av1part_mask)read_number(map->bytes + 2 * i, 2);
   map->frames_read++;
   return masks_are_sound(map) ? AV1PART_OK : AV1PART_BAD_MASK;
 }

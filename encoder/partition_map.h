@@ -1,6 +1,6 @@
 /* Partition maps: which partitions an encoder may try at each 16x16 node of each frame.
  *
- * C99, no dependency, no globals; a map may be used by one thread at a time, different maps by any number.
+ * C99, no dependency but the header of types, no globals; a map may be used by one thread at a time, different maps by any number.
  *
  *     av1part_map *map;
  *     av1part_status status = av1part_map_open_file("clip.apm", &map);
@@ -25,22 +25,19 @@
  *           32     frames: uint16 masks [rows][columns], then, with flag 1, uint8 probabilities [rows][columns][10],
  *                  255 for certain; rows = ceil(height / 16), columns = ceil(width / 16)
  *
- * A mask has bit i set if AV1 partition type i (0 NONE, 1 HORZ, 2 VERT, 3 SPLIT, 4-7 HORZ_A to VERT_B, 8 HORZ_4,
- * 9 VERT_4) is worth trying. NONE is always set; 0x3FF leaves the node to the encoder. Nodes that straddle the edge of
- * the frame are always 0x3FF. */
+ * A mask has bit i set if the partition type of id i (av1part_types.h) is worth trying. NONE is always set; 0x3FF leaves
+ * the node to the encoder. Nodes that straddle the edge of the frame are always 0x3FF. */
 #ifndef AV1PART_PARTITION_MAP_H_
 #define AV1PART_PARTITION_MAP_H_
 
 #include <stdint.h>
 #include <stdio.h>
 
+#include "av1part_types.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#define AV1PART_UNDECIDED 0x3FFu
-#define AV1PART_NODE_SIZE 16
-#define AV1PART_TYPES 10
 
 typedef enum {
   AV1PART_OK = 0,
@@ -65,7 +62,7 @@ typedef struct {
 
 typedef struct {
   uint32_t rows, columns;
-  const uint16_t *masks;      /* [rows * columns] */
+  const av1part_mask *masks;  /* [rows * columns] */
   const uint8_t *probability; /* [rows * columns * 10], NULL if the file holds none */
 } av1part_map_frame;
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from errors import InputError
 from files import atomic_file
-from partition import NODE_SIZE, Partition, candidate_sets
+from partition import Partition, candidate_sets
 
 SUFFIX: Final = ".apm"
 UNDECIDED: Final = 0x3FF
@@ -28,6 +28,8 @@ UNDECIDED: Final = 0x3FF
 
 MAGIC: Final = b"AV1PMAP\0"
 VERSION: Final = 1
+NODE_SIZE: Final = 16
+"""Luma samples along one side of a node, in maps of this version."""
 HEADER: Final = struct.Struct("<8s2H3I2BHI")
 """magic, version, header bytes, width, height, frames, qindex, node size, flags, 0."""
 

@@ -63,7 +63,9 @@ def encode_file(source: Path, output: Path, options: Sequence[str] = (), program
         UsageError, InputError, OutputError: as its exit status says.
         ToolkitError: if libaom fails.
     """
-    words = [str(program), str(source), "--output", str(output), "--json", *map(str, options)]
+    # A name that begins with a dash would be taken for an option.
+    place = source if source.is_absolute() else Path.cwd() / source
+    words = [str(program), str(place), "--output", str(output), "--json", *map(str, options)]
     try:
         done = subprocess.run(words, capture_output=True, text=True)
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,19 @@ import numpy as np
 
 from bundle import MANIFEST_FILE, open_bundle
 from data.dataset import load_split, open_dataset
+from description import Task, chain_rule
+from errors import ArtefactError
 from infer.open import open_session
 from infer.session import Session, SessionOptions
-from partition import PARTITION_NAMES, chain_rule
 from progress import Announce, Progress
-from train.measures.candidates import fit_keep, recorded_keep
-from train.measures.decision import recorded_decision
-from train.measures.metrics import as_none, evaluate_logits
+from train.measures.candidates import fit_keep
+from train.measures.judgement import Fits, classes_of, evaluate_logits, recorded_fits
+from train.measures.rows import level_rows
 
 BATCH = 4080
 
 _ROWS = (
-    ("macro-F1, ten classes", "macro_f1", 100.0, "%"),
+    ("macro-F1 over all types", "macro_f1", 100.0, "%"),
     ("  by the decision rule", "decided_macro_f1", 100.0, "%"),
     ("balanced accuracy", "balanced_accuracy", 100.0, "%"),
     ("accuracy", "accuracy", 100.0, "%"),
@@ -43,12 +44,23 @@ class Artefact:
     Attributes:
         session: what computes.
         evaluation: the run's validation metrics, as run.json or the manifest has them.
-        border: samples around each block that the model sees.
+        task: what it reads and answers.
     """
 
     session: Session
     evaluation: dict[str, Any]
-    border: int
+    task: Task
+
+    def fits(self) -> dict[int, Fits]:
+        """The thresholds and rules that it holds, by node size.
+
+        Raises:
+            ArtefactError: if they are malformed.
+        """
+        try:
+            return recorded_fits(self.evaluation, self.task)
+        except ValueError as error:
+            raise ArtefactError(f"{self.session.info.file}: {error}", "train or export it again") from None
 
 
 def open_artefact(path: Path, options: SessionOptions, announce: Announce) -> Artefact:
@@ -61,16 +73,16 @@ def open_artefact(path: Path, options: SessionOptions, announce: Announce) -> Ar
     if (path / MANIFEST_FILE).exists():
         bundle = open_bundle(path)
         session, evaluation = open_session(bundle, "auto", options, announce), bundle.manifest.metrics
-        border = bundle.manifest.border
+        task = bundle.manifest.task
     else:
         from infer.sessions.torch_session import TorchSession
         from train.checkpoint import open_run
 
         run = open_run(path)
         session, evaluation = TorchSession.of_model(run.model, options.bit_depth), run.info.get("evaluation", {})
-        border = run.model.config.border
+        task = run.model.config.task
     announce(f"{path}: {session.info.describe()}")
-    return Artefact(session, evaluation, border)
+    return Artefact(session, evaluation, task)
 
 
 def evaluate_artefact(
@@ -79,7 +91,7 @@ def evaluate_artefact(
     """Metrics of a run (under PyTorch) or a bundle (under the runtime "auto" takes) on a split.
 
     Returns:
-        train.measures.metrics.evaluate_logits's report.
+        train.measures.judgement.evaluate_logits's report.
 
     Raises:
         ToolkitError: whatever is wrong with artefact or dataset.
@@ -87,10 +99,11 @@ def evaluate_artefact(
     dataset = open_dataset(dataset_dir)
     depth = dataset.of_split(split)[0].bit_depth
     artefact = open_artefact(path, SessionOptions(depth), announce)
-    pairs = load_split(dataset, split, artefact.border)
+    task = artefact.task
+    pairs = load_split(dataset, split, task)
     announce(f"{dataset_dir}, split {split}: {len(pairs.pictures)} pictures, {len(pairs):,} pairs of block and qindex")
-    keep = recorded_keep(artefact.evaluation)
-    if keep is None:
+    fits = artefact.fits()
+    if any(fit.keep is None for fit in fits.values()) or not fits:
         announce(f"{path} holds no candidate thresholds: fitted on this split itself")
     parts = []
     for start in range(0, len(pairs), BATCH):
@@ -98,13 +111,23 @@ def evaluate_artefact(
         parts.append(artefact.session.predict(pairs.blocks[pairs.block[part]], pairs.qindex[part]).logits)
         progress(min(start + BATCH, len(pairs)), len(pairs), "pairs")
     logits = np.concatenate(parts)
-    keep = keep or fit_keep(chain_rule(logits), as_none(pairs.label), split)
-    decision = recorded_decision(artefact.evaluation)
-    return evaluate_logits(logits, pairs.qindex, pairs.label, keep, decision)
+    for rows in level_rows(logits, pairs.label, task):
+        size, known = rows.level.node_size, len(rows.label)
+        fit = fits.get(size, Fits())
+        if fit.keep is None and known:
+            truth = classes_of(rows.label, rows.level)
+            fits[size] = replace(fit, keep=fit_keep(chain_rule(rows.logits, rows.level), truth, split))
+    return evaluate_logits(logits, pairs.qindex, pairs.label, task, fits)
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as aligned text: overall, by head, by class, and by band of qindex."""
+    """The report as aligned text, level by level: overall, by head, by class, and by band of qindex."""
+    if "levels" not in report:
+        return _level_table(report)
+    return "\n\n".join(f"nodes of {size}x{size}\n{_level_table(level)}" for size, level in report["levels"].items())
+
+
+def _level_table(report: dict[str, Any]) -> str:
     lines = [f"{'':32}{'covered = NONE':>16}{'nodes alone':>16}"]
     for title, key, scale, unit in _ROWS:
         cells = [report[k].get(key) if k in report else None for k in ("all", "nodes")]
@@ -115,7 +138,7 @@ def table(report: dict[str, Any]) -> str:
     for head, m in report["heads"].items():
         shares = "".join(f"{100 * m[k]:>9.1f}%" for k in ("macro_f1", "balanced_accuracy", "accuracy"))
         lines.append(f"{head:12}{shares}{m['log_loss']:>10.3f}{m['count']:>10,}")
-    lines += ["", "F1 by class:  " + "  ".join(f"{n} {100 * report['all']['f1'][n]:.1f}" for n in PARTITION_NAMES)]
+    lines += ["", "F1 by class:  " + "  ".join(f"{n} {100 * f1:.1f}" for n, f1 in report["all"]["f1"].items())]
     lines += ["", f"{'qindex':12}{'macro-F1':>10}{'accuracy':>10}{'NONE acc.':>10}{'log loss':>10}{'ECE':>10}"]
     for band, r in report["by_qindex"].items():
         m = r["all"]
@@ -125,7 +148,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _candidate_lines(report: dict[str, Any]) -> list[str]:
-    """Share kept and mean size of candidate sets, of ten, by threshold and band."""
+    """Share kept and mean size of candidate sets by threshold and band."""
     lines = [f"candidate sets: NONE and types with probability >= t; t fitted on {report['keep_fitted_on']}"]
     parts = {"all": report["candidates"], **{name: r["candidates"] for name, r in report["by_qindex"].items()}}
     lines.append(f"{'keep: t':16}" + "".join(f"{name:>18}" for name in parts))

@@ -5,25 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from data.dataset import SAMPLE_DIR, BlockSet, load_split, open_dataset
+from description import BLOCKS, Task
 from errors import ParityError
-from infer.certificate import BATCH, Certificate, ReferenceSet, certificate
+from infer.certificate import BATCH, Certificate, ReferenceSet, certificates
 from infer.session import Session
 from infer.sessions.torch_session import reference_prediction
 from progress import Announce
 from train.model import PartitionModel
 
 
-def sample_pairs(border: int = 0) -> BlockSet:
-    """All labelled pairs of the embedded sample, its splits one after another, blocks with that border.
+def sample_pairs(task: Task = BLOCKS) -> BlockSet:
+    """All labelled pairs of the embedded sample, its splits one after another, as blocks of that task.
 
     Raises:
         InputError: if the sample is damaged.
     """
     dataset = open_dataset(SAMPLE_DIR)
-    parts = [load_split(dataset, split, border) for split in ("train", "val", "test")]
+    parts = [load_split(dataset, split, task) for split in ("train", "val", "test")]
     starts = np.cumsum([0] + [len(p.blocks) for p in parts])
     pictures = np.cumsum([0] + [len(p.pictures) for p in parts])
     return BlockSet(
+        task=task,
         blocks=np.concatenate([p.blocks for p in parts]).astype(np.uint8),
         block=np.concatenate([p.block + s for p, s in zip(parts, starts, strict=False)]),
         qindex=np.concatenate([p.qindex for p in parts]),
@@ -43,7 +45,8 @@ def reference_set(model: PartitionModel, count: int | None = None, seed: int = 0
             None takes every labelled pair at its own qindex.
         seed: of the draw.
     """
-    pairs = sample_pairs(model.config.border)
+    task = model.config.task
+    pairs = sample_pairs(task)
     blocks, block, qindex, label = pairs.blocks, pairs.block, pairs.qindex, pairs.label
     if count is not None:
         rng = np.random.default_rng(seed)
@@ -54,23 +57,31 @@ def reference_set(model: PartitionModel, count: int | None = None, seed: int = 0
         reference_prediction(model, blocks[block[i : i + BATCH]], qindex[i : i + BATCH], 8).logits
         for i in range(0, len(block), BATCH)
     ]
-    return ReferenceSet(blocks, block, qindex, np.concatenate(logits), label if count is None else None)
+    return ReferenceSet(blocks, block, qindex, np.concatenate(logits), label if count is None else None, task)
 
 
-def certify(session: Session, reference: ReferenceSet, row: str, announce: Announce = lambda _: None) -> Certificate:
+def certify(
+    session: Session, reference: ReferenceSet, row: str, announce: Announce = lambda _: None
+) -> dict[str, Certificate]:
     """Run a session on the reference set and judge it.
 
     Args:
         session: of the file to certify.
         reference: what it must agree with.
         row: key of infer.parity.TOLERANCES.
-        announce: told the result in one line.
+        announce: told the result in one line for each level.
+
+    Returns:
+        The certificate of each level, by its suffix (infer.certificate.certificates).
 
     Raises:
         ParityError: if it does not agree.
     """
-    made = certificate(session, reference, row)
-    if found := made.problems():
-        raise ParityError(f"{session.info.file}: {'; '.join(found)}", f"{made.report.summary()}; tolerance row '{row}'")
-    announce(f"parity under {session.info.describe()}: {made.report.summary()}")
+    made = certificates(session, reference, row)
+    for suffix, each in made.items():
+        if found := each.problems():
+            hint = f"{each.report.summary()}; tolerance row '{row}'"
+            raise ParityError(f"{session.info.file}{suffix}: {'; '.join(found)}", hint)
+        nodes = f" of nodes of {suffix[1:]}" if suffix else ""
+        announce(f"parity{nodes} under {session.info.describe()}: {each.report.summary()}")
     return made

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from data.dataset import SAMPLE_DIR, load_split, open_dataset
+from description import BLOCKS, Task
 
 TOP_WEIGHT = 63
 TOP_ROW = 255
@@ -95,18 +96,18 @@ def _stays_a_product(node: NodeProto, readers: list[NodeProto]) -> bool:
     return node.op_type == "Gemm" or kinds != {"Add"}
 
 
-def sample_feeds(form: str, count: int = CALIBRATION_PAIRS, border: int = 0) -> Iterator[dict[str, NDArray]]:
+def sample_feeds(form: str, task: Task = BLOCKS, count: int = CALIBRATION_PAIRS) -> Iterator[dict[str, NDArray]]:
     """Pairs of the embedded sample's training split, drawn at random, as the graph's inputs in batches.
 
     Args:
         form: "uint8" or "int32", the input form; the samples are 8-bit in both.
+        task: whose blocks.
         count: pairs.
-        border: samples around each block.
 
     Raises:
         InputError: if the sample is damaged.
     """
-    pairs = load_split(open_dataset(SAMPLE_DIR), "train", border)
+    pairs = load_split(open_dataset(SAMPLE_DIR), "train", task)
     drawn = np.random.default_rng(0).permutation(len(pairs))[:count]
     for start in range(0, len(drawn), _BATCH):
         rows = drawn[start : start + _BATCH]
@@ -115,7 +116,7 @@ def sample_feeds(form: str, count: int = CALIBRATION_PAIRS, border: int = 0) -> 
 
 
 def calibrate(proto: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray]]) -> dict[str, Range]:
-    """The ranges of the rows that `quantise` needs, under ONNX Runtime on the CPU.
+    """The ranges of the rows that `quantise_graph` needs, under ONNX Runtime on the CPU.
 
     Args:
         proto: as `quantisable` takes it.
@@ -135,7 +136,7 @@ def calibrate(proto: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray]]) ->
     return ranges
 
 
-def quantise(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelProto:
+def quantise_graph(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelProto:
     """A copy of the model whose large products are quantised.
 
     Args:

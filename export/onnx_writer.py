@@ -13,7 +13,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx
 import torch
@@ -21,34 +20,34 @@ from onnxscript import optimizer
 from torch import nn
 
 from compiler.graph import HighBitDepthGraph, PredictorGraph
-from files import write_atomically
-from partition import NODE_SIZE
+from description import Task
 
 OPSET = 18
-OUTPUT_NAMES = ("logits", "probability", "partition")
+FORMS = ("uint8", "int32")
+"""Input forms: of 8-bit blocks, and of blocks of any bit depth with a scalar input for it."""
 TRACE_BATCH = 4
 
 
-def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], side: int = NODE_SIZE) -> onnx.ModelProto:
+def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], task: Task) -> onnx.ModelProto:
     """The ONNX graph of a model in eval mode.
 
     Args:
-        model: gives logits [N, 14] from (blocks, qindex[, bit_depth]).
-        input_form: "uint8", or "int32" with the scalar input bit_depth.
+        model: gives logits [N, task.logits] from (blocks, qindex[, bit_depth]).
+        input_form: of FORMS.
         metadata: metadata_props of the file.
-        side: of the blocks, in samples.
+        task: what the model reads and answers.
 
     Raises:
         onnx.checker.ValidationError, onnx.shape_inference.InferenceError: if the writer made an invalid graph.
     """
     batch = torch.export.Dim("N", min=1, max=1 << 24)
     dynamic: dict[str, dict[int, torch.export.Dim]] = {"blocks": {0: batch}, "qindex": {0: batch}}
-    qindex = torch.arange(TRACE_BATCH, dtype=torch.int32)
+    qindex, side = torch.arange(TRACE_BATCH, dtype=torch.int32), task.input.side
     if input_form == "uint8":
-        graph: PredictorGraph = PredictorGraph(model)
+        graph: PredictorGraph = PredictorGraph(model, task)
         arguments: tuple[torch.Tensor, ...] = (torch.zeros(TRACE_BATCH, side, side, dtype=torch.uint8), qindex)
     else:
-        graph = HighBitDepthGraph(model)
+        graph = HighBitDepthGraph(model, task)
         blocks = torch.zeros(TRACE_BATCH, side, side, dtype=torch.int32)
         arguments = (blocks, qindex, torch.tensor(8, dtype=torch.int32))
         dynamic["bit_depth"] = {}
@@ -61,7 +60,7 @@ def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], side
             opset_version=OPSET,
             dynamic_shapes=dynamic,
             input_names=["blocks", "qindex", "bit_depth"][: len(arguments)],
-            output_names=list(OUTPUT_NAMES),
+            output_names=list(task.output_names),
             verbose=False,
         )
         assert program is not None
@@ -70,6 +69,8 @@ def build_onnx(model: nn.Module, input_form: str, metadata: dict[str, str], side
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()
     proto = program.model_proto
+    # Older runtimes refuse a newer one, of which the graph uses nothing.
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     onnx.helper.set_model_props(proto, metadata)
     check(proto)
     return proto
@@ -85,13 +86,9 @@ def check(proto: onnx.ModelProto) -> None:
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
-def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
-    """Write the file, whole or not at all.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    write_atomically(path, proto.SerializeToString(deterministic=True))
+def onnx_bytes(proto: onnx.ModelProto) -> bytes:
+    """The file."""
+    return proto.SerializeToString(deterministic=True)
 
 
 @contextlib.contextmanager

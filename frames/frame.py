@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ CHROMA_SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "mono": None}
 BIT_DEPTHS = (8, 10, 12)
 MAX_SIZE = 65536
 """Largest width and height that an AV1 sequence header can hold."""
+_BAND_SAMPLES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,10 @@ class FrameFormat:
     chroma: str
 
     def __post_init__(self) -> None:
-        if min(self.width, self.height) < NODE_SIZE or max(self.width, self.height) > MAX_SIZE:
-            raise InputError(
-                f"frames are {self.width}x{self.height}; both sides must be {NODE_SIZE}-{MAX_SIZE}",
-                "a smaller frame holds no whole 16x16 node",
-            )
+        for name, side in (("width", self.width), ("height", self.height)):
+            if not NODE_SIZE <= side <= MAX_SIZE:
+                size = f"{self.width}x{self.height}"
+                raise InputError(f"frames are {size}: {name} must be {NODE_SIZE} to {MAX_SIZE}", _size_hint(side))
         if self.bit_depth not in BIT_DEPTHS:
             raise InputError(f"{self.bit_depth} bits per sample; AV1 has 8, 10 and 12")
         if self.chroma not in CHROMA_SHIFTS:
@@ -68,6 +69,12 @@ class FrameFormat:
     def frame_bytes(self) -> int:
         """Bytes of one frame in a planar file."""
         return self.dtype.itemsize * sum(rows * cols for rows, cols in self.plane_shapes)
+
+
+def _size_hint(side: int) -> str:
+    if side < 1:
+        return "no frame has such a size: is it damaged?"
+    return "cut it into parts: AV1 has no larger frames" if side > MAX_SIZE else "it holds no whole 16x16 node"
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,14 @@ class FrameSource(ABC):
         format: of every frame.
         frame_count: how many whole frames there are, None if only reading them all can tell.
         is_picture: a single picture, not the first frame of a clip.
+        notes: what people should know of how it is read, such as which of several videos it is; a line each.
     """
 
     path: Path
     format: FrameFormat
     frame_count: int | None
     is_picture = False
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -147,7 +156,33 @@ def check_samples(frame: Frame, bit_depth: int, where: str) -> Frame:
         InputError: if a sample is larger than 2**bit_depth - 1.
     """
     if bit_depth > 8:
-        largest = max(int(plane.max()) for plane in frame.planes)
+        largest = max(int(band.max()) for plane in frame.planes for band in bands(plane))
         if largest >> bit_depth:
             raise InputError(f"{where}: sample {largest} does not fit {bit_depth} bits", "another bit depth?")
     return frame
+
+
+def bands(plane: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    """A plane [H, W] in bands of rows, some 16 million samples each: between two of them Ctrl-C is heard."""
+    rows = max(1, _BAND_SAMPLES // plane.shape[1])
+    for top in range(0, len(plane), rows):
+        yield plane[top : top + rows]
+
+
+def is_constant(plane: NDArray[np.integer]) -> bool:
+    """Whether all samples of a plane [H, W] are one value."""
+    first = plane[0, 0]
+    return all(bool((band == first).all()) for band in bands(plane))
+
+
+def hash_plane(plane: NDArray[np.integer]) -> bytes:
+    """SHA-256 of the samples of a plane [H, W], row by row."""
+    digest = hashlib.sha256()
+    for band in bands(plane):
+        digest.update(np.ascontiguousarray(band).data)
+    return digest.digest()
+
+
+def too_large(path: Path, frame_format: FrameFormat) -> InputError:
+    """What to raise where memory does not suffice for one frame."""
+    return InputError(f"{path}: no memory for a frame of {frame_format}", "cut it into parts, or scale it down")

@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
 
+from description import InputForm
 from errors import InputError
-from partition import BORDERS, NODE_SIZE
+from inputs import open_regular
 
-SIDES = tuple(NODE_SIZE + 2 * border for border in BORDERS)
+_HEADER_LIMIT = 1 << 16
+_SAVE = "save the blocks with numpy.save"
 _QINDEX_CHUNK = 1 << 20
 _READERS = 4  # one core copies some 6 GB/s out of the page cache, a GPU takes as much
 
@@ -34,6 +36,7 @@ class _Header:
 
 
 def _read_header(path: Path, file: FileIO) -> _Header:
+    _check_start(path, file)
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
@@ -45,29 +48,45 @@ def _read_header(path: Path, file: FileIO) -> _Header:
         raise
     except Exception as error:  # the header is Python text: whatever Python's parser raises can come out
         reason = shorten(str(error), 120)
-        raise InputError(f"{path} is no .npy file: {reason}", "save the blocks with numpy.save") from None
+        raise InputError(f"{path} is no .npy file: {reason}", _SAVE) from None
     if any(isinstance(side, bool) or side < 0 for side in shape):
-        raise InputError(f"{path} is no .npy file: its shape is {shape}", "save the blocks with numpy.save")
+        raise InputError(f"{path} is no .npy file: its shape is {shape}", _SAVE)
     if dtype.hasobject:
         raise InputError(f"{path} holds pickled objects", "these are never unpickled: save a plain integer array")
     if fortran and len(shape) > 1:
         raise InputError(f"{path} is in Fortran order", "save numpy.ascontiguousarray(blocks)")
-    expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    size = os.fstat(file.fileno()).st_size
-    if size < expected:
-        raise InputError(f"{path} is truncated: {size:,} of {expected:,} bytes", "copy or write it again")
+    _check_length(path, file, int(np.prod(shape, dtype=object)) * dtype.itemsize)
     return _Header(shape, dtype, file.tell())
 
 
+def _check_start(path: Path, file: FileIO) -> None:
+    """What the first bytes tell, before numpy takes as much memory as they ask for."""
+    start = file.read(12)
+    file.seek(0)
+    if start.startswith(b"PK"):
+        hint = "save one of its arrays: numpy.save('blocks.npy', numpy.load('it.npz')['blocks'])"
+        raise InputError(f"{path} is an .npz archive, not a .npy file", hint)
+    length = int.from_bytes(start[8:12], "little") if start[6:7] == b"\2" else 0
+    if length > _HEADER_LIMIT:
+        raise InputError(f"{path} is no .npy file: it says that its header has {length:,} bytes", _SAVE)
+
+
+def _check_length(path: Path, file: FileIO, size: int) -> None:
+    """The array must be all that follows the header."""
+    expected, found = file.tell() + size, os.fstat(file.fileno()).st_size
+    if found < expected:
+        raise InputError(f"{path} is truncated: {found:,} of {expected:,} bytes", "copy or write it again")
+    if found > expected:
+        hint = "save one array to a file: numpy.concatenate joins several"
+        raise InputError(f"{path} holds {found - expected:,} bytes behind its array", hint)
+
+
 def _open(path: Path) -> FileIO:
-    try:
-        if path.is_fifo() or path.is_char_device() or path.is_socket():
-            raise InputError(f"{path} is no regular file", "blocks are read in several goes: save them to a file first")
-        return path.open("rb", buffering=0)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    file = open_regular(path)
+    assert isinstance(file, BufferedReader)
+    raw = file.detach()
+    assert isinstance(raw, FileIO)
+    return raw
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,7 @@ class BlockFile:
         count: N.
         bit_depth: of the samples.
         dtype: as stored: uint8, or uint16 of either byte order.
-        side: of the blocks: 16, or 32 with a border of 8.
+        side: of the blocks, in samples.
     """
 
     path: Path
@@ -87,24 +106,27 @@ class BlockFile:
     bit_depth: int
     dtype: np.dtype
     offset: int
-    side: int = NODE_SIZE
+    side: int
     grid: None = None
 
     def describe(self) -> str:
         """One line for people."""
-        size = "" if self.side == NODE_SIZE else f" of {self.side}x{self.side}"
-        return f"{self.path}: {self.count:,} blocks{size}, {self.dtype.name}, {self.bit_depth} bit"
+        return f"{self.path}: {self.count:,} blocks of {self.side}x{self.side}, {self.dtype.name}, {self.bit_depth} bit"
 
-    def with_border(self, border: int) -> BlockFile:
-        """As BlockSource.with_border."""
-        wanted = NODE_SIZE + 2 * border
-        if self.side == wanted:
+    def with_form(self, form: InputForm) -> BlockFile:
+        """As BlockSource.with_form."""
+        if self.side == form.side:
             return self
-        message = f"{self.path} holds blocks of {self.side}x{self.side}, the model reads {wanted}x{wanted}"
-        if border:
-            hint = f"frames are cut so here, and `cli.py dataset blocks --border {border}` cuts those of a dataset"
-            raise InputError(message, hint)
-        raise InputError(message, "save their middle, blocks[:, 8:24, 8:24], or take a bundle that sees a border")
+        message = f"{self.path} holds blocks of {self.side}x{self.side}, the model reads {form.side}x{form.side}"
+        if self.side == form.unit:
+            hint = f"frames are cut so here, and `cli.py dataset blocks --border {form.border}` cuts those of a dataset"
+        elif form.border == 0 and self.side > form.side and (self.side - form.side) % 2 == 0:
+            edge = (self.side - form.side) // 2
+            cut = f"{edge}:{edge + form.side}"
+            hint = f"if that is a border, save their middle, blocks[:, {cut}, {cut}]; or take a bundle that reads it"
+        else:
+            hint = "give frames, which are cut here, or take a bundle that reads such blocks"
+        raise InputError(message, hint)
 
     def reader(self) -> AbstractContextManager[Callable[[NDArray[np.integer]], int]] | None:
         """As BlockSource.reader: for 8-bit files, whose samples need neither check nor conversion."""
@@ -157,7 +179,7 @@ def _reading(file: BlockFile) -> Iterator[Callable[[NDArray[np.integer]], int]]:
 
 
 def open_blocks(path: Path, bit_depth: int = 8) -> BlockFile:
-    """Open a .npy of blocks, [N, S, S] or [N, 1, S, S], S being 16 or with a border 32, uint8 or uint16.
+    """Open a .npy of blocks, [N, S, S] or [N, 1, S, S], uint8 or uint16; `with_form` tells whether S fits a model.
 
     Args:
         path: the file.
@@ -169,14 +191,15 @@ def open_blocks(path: Path, bit_depth: int = 8) -> BlockFile:
     with _open(path) as file:
         header = _read_header(path, file)
     shape, dtype = header.shape, header.dtype
-    if shape[1:] not in [(*one, side, side) for side in SIDES for one in ((), (1,))]:
-        raise InputError(f"{path} has shape {shape}", "expected [N, 16, 16] or [N, 1, 16, 16]; 32 with a border")
+    side = shape[-1] if shape else 0
+    if shape[1:] not in [(side, side), (1, side, side)] or not side:
+        raise InputError(f"{path} has shape {shape}", "expected square blocks, such as [N, 16, 16] or [N, 1, 16, 16]")
     if dtype.kind != "u" or dtype.itemsize > 2:
         hint = "raw samples are uint8 or uint16; scaling happens inside the model"
         raise InputError(f"{path} holds {dtype.name}, not raw samples", hint)
     if shape[0] == 0:
         raise InputError(f"{path} holds no block")
-    return BlockFile(path, shape[0], bit_depth, dtype, header.offset, shape[-1])
+    return BlockFile(path, shape[0], bit_depth, dtype, header.offset, side)
 
 
 def read_qindex(value: str, count: int | None) -> NDArray[np.uint8] | int:

@@ -1,4 +1,4 @@
-"""Parity certificates: one file, run by one runtime on one machine, against the reference's answers on real blocks.
+"""Parity certificates: a level of one file, run by one runtime on one machine, against the reference's answers.
 
 The export writes them into the manifest; `cli.py verify` makes them again elsewhere. Needs no torch.
 """
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infer.parity import TOLERANCES, ParityReport, compare, judge
+from description import BLOCKS, Task
+from infer.parity import TOLERANCES, ParityReport, compare_levels, judge
 from infer.session import Session, SessionInfo
 from machine import machine
 
@@ -24,11 +25,15 @@ class ReferenceSet:
     """Real blocks with the reference's answers.
 
     Attributes:
-        blocks: [B, S, S], S being the side that the model reads; uint8, or uint16 at 10 and 12 bit.
+        blocks: [B, S, S], S being the side of the task's input; uint8, or uint16 at 10 and 12 bit.
         block: row of `blocks` of each pair, int64 [M].
         qindex: uint8 [M].
-        logits: of the unfolded PyTorch model in float32 on the CPU, float32 [M, 14].
-        label: 0-9 or COVERED, uint8 [M]; None where the pairs have none.
+        logits: of the unfolded PyTorch model in float32 on the CPU, float32 [M, task.logits].
+        label: of each node, a Partition, COVERED or OUTSIDE, uint8 [M, task.nodes]; None where the pairs have none.
+        task: what the model answers.
+
+    Raises:
+        ValueError: if logits or labels are those of another task.
     """
 
     blocks: NDArray[np.integer]
@@ -36,6 +41,14 @@ class ReferenceSet:
     qindex: NDArray[np.uint8]
     logits: NDArray[np.float32]
     label: NDArray[np.uint8] | None = None
+    task: Task = BLOCKS
+
+    def __post_init__(self) -> None:
+        count = len(self.block)
+        if self.logits.shape != (count, self.task.logits):
+            raise ValueError(f"logits are [{count}, {self.task.logits}], not {self.logits.shape}")
+        if self.label is not None and self.label.shape != (count, self.task.nodes):
+            raise ValueError(f"labels are [{count}, {self.task.nodes}], not {self.label.shape}")
 
 
 @dataclass(frozen=True)
@@ -80,13 +93,16 @@ class Certificate:
         return judge(self.report, self.tolerance)
 
 
-def certificate(session: Session, reference: ReferenceSet, row: str) -> Certificate:
+def certificates(session: Session, reference: ReferenceSet, row: str) -> dict[str, Certificate]:
     """Run a session on the reference set and compare; judges nothing.
 
     Args:
         session: of the file to certify.
         reference: what it must agree with.
         row: key of infer.parity.TOLERANCES.
+
+    Returns:
+        One for each level, by its suffix: "" if a block is one node, else "_32" and so on.
 
     Raises:
         ParityError: if the answers cannot be compared at all: not finite, or of another shape.
@@ -95,5 +111,9 @@ def certificate(session: Session, reference: ReferenceSet, row: str) -> Certific
         session.predict(reference.blocks[reference.block[i : i + BATCH]], reference.qindex[i : i + BATCH]).logits
         for i in range(0, len(reference.block), BATCH)
     ]
-    report = compare(reference.logits, np.concatenate(logits), reference.qindex, reference.block, reference.label)
-    return Certificate(row, session.info, machine(), datetime.now(UTC).date().isoformat(), report)
+    date = datetime.now(UTC).date().isoformat()
+    pairs = reference.logits, np.concatenate(logits), reference.task, reference.qindex, reference.block, reference.label
+    return {
+        suffix: Certificate(row, session.info, machine(), date, report)
+        for suffix, report in compare_levels(*pairs).items()
+    }

@@ -11,13 +11,27 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.partition_map import FRAMES_AT, UNDECIDED, MapFormat, candidate_masks, leave_edges
-from errors import InputError
+from description import Task
+from encoder.partition_map import FRAMES_AT, NODE_SIZE, UNDECIDED, MapFormat, candidate_masks, leave_edges
+from errors import InputError, UsageError
 from files import atomic_file, output_errors
 from infer.session import Prediction
 from partition import Partition
 
 _TYPES = len(Partition)
+
+
+def check_task(task: Task) -> None:
+    """Refuse tasks that a map of version 1 cannot hold: it has one level of nodes, with all ten partitions each.
+
+    Raises:
+        UsageError: if the model answers otherwise.
+    """
+    level = task.levels[0]
+    if not task.one_node or level.node_size != NODE_SIZE or len(level.types) != _TYPES:
+        sizes = ", ".join(str(each.node_size) for each in task.levels)
+        message = f"a partition map holds nodes of {NODE_SIZE} samples, and the model answers nodes of {sizes}"
+        raise UsageError(message, "give an --output that ends in .npz, or a bundle that reads blocks")
 
 
 class MapWriter:
@@ -34,7 +48,7 @@ class MapWriter:
         self._file, self._form, self._threshold = file, form, threshold
         self._waiting: list[NDArray[np.float32]] = []
         self.written = 0
-        self.counts = np.zeros(_TYPES, np.int64)
+        self.counts = np.zeros((1, _TYPES), np.int64)
         self.candidates = 0
         self.restricted = 0
         file.write(form.header(frames))
@@ -43,7 +57,7 @@ class MapWriter:
         """Append the next blocks' results; whole frames are written."""
         self._waiting.append(prediction.probability.copy())  # a session may use its buffer again
         self.written += len(prediction.partition)
-        self.counts += np.bincount(prediction.partition, minlength=_TYPES)
+        self.counts += np.bincount(prediction.partition, minlength=_TYPES)[None]
         if sum(map(len, self._waiting)) >= self._form.nodes:
             joined = np.concatenate(self._waiting)
             whole = len(joined) - len(joined) % self._form.nodes

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from description import BLOCKS, Level, Task, chain_rule
 from errors import ParityError
-from partition import COVERED, PARTITION_NAMES, QINDEX_BANDS, Partition, chain_rule
+from partition import COVERED, OUTSIDE, QINDEX_BANDS, Partition
 
 PERCENTILES = (50.0, 99.0, 99.9)
 FLIPS_LISTED = 1000
@@ -141,36 +142,38 @@ def compare(
     qindex: NDArray[np.integer] | None = None,
     block: NDArray[np.integer] | None = None,
     label: NDArray[np.integer] | None = None,
+    level: Level = BLOCKS.levels[0],
 ) -> ParityReport:
-    """Measure an artefact against the reference.
+    """Measure an artefact against the reference on nodes of one level.
 
     Args:
-        reference: the unfolded PyTorch model's logits, float32, CPU: [N, 14].
-        logits: the artefact's, [N, 14].
+        reference: the unfolded PyTorch model's logits, float32, CPU: [N, level.logits].
+        logits: the artefact's, likewise.
         qindex: 0-255, integer [N], for agreement by band.
-        block: row of each pair's block, integer [N], for the list of flips; None: the pairs' own order.
-        label: 0-9 or COVERED, integer [N], for the change of log loss and macro-F1.
+        block: row of each node's block, integer [N], for the list of flips; None: the nodes' own order.
+        label: a Partition or COVERED, integer [N], for the change of log loss and macro-F1.
+        level: whose nodes they are.
 
     Raises:
         ParityError: if shapes differ, N is 0, or either holds a value that is not finite.
     """
-    if reference.shape != logits.shape or not len(reference):
+    if reference.shape != logits.shape or not len(reference) or reference.shape[1:] != (level.logits,):
         raise ParityError(f"logits of shape {logits.shape} cannot be compared with {reference.shape}")
     if not (np.isfinite(reference).all() and np.isfinite(logits).all()):
         raise ParityError("logits hold values that are not finite", "an overflow: try a higher precision")
     difference = np.abs(reference.astype(np.float64) - logits)
-    expected, found = chain_rule(reference), chain_rule(logits)
+    expected, found = chain_rule(reference, level), chain_rule(logits, level)
     top = np.sort(expected, axis=1)
     margin, wanted, given = top[:, -1] - top[:, -2], expected.argmax(1), found.argmax(1)
     same = wanted == given
     flips = np.flatnonzero(~same)
     widest = flips[np.argsort(-margin[flips], kind="stable")][:FLIPS_LISTED]
     thresholds = sorted({t.outside for t in TOLERANCES.values()})
-    log_loss, macro_f1 = (None, None) if label is None else _change(expected, found, label)
+    log_loss, macro_f1 = (None, None) if label is None else _change(expected, found, label, level)
 
     def listed(i: int) -> Flip:
         row, q = i if block is None else block[i], -1 if qindex is None else qindex[i]
-        names = PARTITION_NAMES[wanted[i]], PARTITION_NAMES[given[i]]
+        names = level.types[wanted[i]].name, level.types[given[i]].name
         return Flip(int(i), int(row), int(q), float(margin[i]), *names)
 
     return ParityReport(
@@ -182,11 +185,55 @@ def compare(
         flips=len(flips),
         flipped=tuple(listed(i) for i in widest),
         outside={f"{t:g}": _share(same[margin >= t]) for t in thresholds},
-        by_class={name: _share(same[wanted == i]) for i, name in enumerate(PARTITION_NAMES) if (wanted == i).any()},
+        by_class={p.name: _share(same[wanted == i]) for i, p in enumerate(level.types) if (wanted == i).any()},
         by_qindex={} if qindex is None else _by_band(same, qindex),
         log_loss=log_loss,
         macro_f1=macro_f1,
     )
+
+
+def compare_levels(
+    reference: NDArray[np.floating],
+    logits: NDArray[np.floating],
+    task: Task,
+    qindex: NDArray[np.integer],
+    block: NDArray[np.integer] | None = None,
+    label: NDArray[np.integer] | None = None,
+) -> dict[str, ParityReport]:
+    """Measure an artefact against the reference, level by level.
+
+    Args:
+        reference: the unfolded PyTorch model's logits, float32, CPU: [N, task.logits].
+        logits: the artefact's, likewise.
+        task: what they answer.
+        qindex: 0-255, integer [N].
+        block: row of each pair's block, integer [N]; None: the pairs' own order.
+        label: of every node, integer [N, task.nodes]: a Partition, COVERED or OUTSIDE; the last are left out.
+
+    Returns:
+        By the level's suffix (description.Task.suffix), over all its nodes.
+
+    Raises:
+        ParityError: as compare.
+    """
+    if reference.shape != logits.shape or reference.shape[1:] != (task.logits,):
+        raise ParityError(f"logits of shape {logits.shape} cannot be compared with {reference.shape}")
+    reports = {}
+    rows = np.arange(len(reference)) if block is None else block
+    expected, found, places = task.split_logits(reference), task.split_logits(logits), task.node_slices()
+    for level in task.levels:
+        size, nodes = level.node_size, task.nodes_of(level)
+        given = None if label is None else label[:, places[size]].reshape(-1)
+        keep = np.ones(len(reference) * nodes, bool) if given is None else given != OUTSIDE
+        reports[task.suffix(level)] = compare(
+            expected[size].reshape(-1, level.logits)[keep],
+            found[size].reshape(-1, level.logits)[keep],
+            np.repeat(qindex, nodes)[keep],
+            np.repeat(rows, nodes)[keep],
+            None if given is None else given[keep],
+            level,
+        )
+    return reports
 
 
 def _histogram(difference: NDArray[np.float64]) -> dict[str, int]:
@@ -204,19 +251,18 @@ def _share(same: NDArray[np.bool_]) -> float:
 
 
 def _change(
-    expected: NDArray[np.floating], found: NDArray[np.floating], label: NDArray[np.integer]
+    expected: NDArray[np.floating], found: NDArray[np.floating], label: NDArray[np.integer], level: Level
 ) -> tuple[float, float]:
     """How much log loss (nats) and macro-F1 (0-1) change from probabilities `expected` to `found`."""
-    true = np.where(label == COVERED, Partition.NONE, label)
+    true = level.columns[np.where(label == COVERED, Partition.NONE, label)]
     rows = np.arange(len(true))
     losses = [-np.log(np.maximum(p[rows, true], 1e-12)).mean() for p in (expected, found)]
-    scores = [_macro_f1(true, p.argmax(1)) for p in (expected, found)]
+    scores = [_macro_f1(true, p.argmax(1), len(level.types)) for p in (expected, found)]
     return float(losses[1] - losses[0]), scores[1] - scores[0]
 
 
-def _macro_f1(true: NDArray[np.integer], found: NDArray[np.integer]) -> float:
-    """As train.measures.metrics.macro_f1, which inference has to do without."""
-    count = len(Partition)
+def _macro_f1(true: NDArray[np.integer], found: NDArray[np.integer], count: int) -> float:
+    """As train.measures.metrics.macro_f1, which inference has to do without; of `count` classes."""
     hits = np.bincount(true[true == found], minlength=count)
     total = np.bincount(true, minlength=count) + np.bincount(found, minlength=count)
     return float((2 * hits / np.maximum(total, 1)).mean())

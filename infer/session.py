@@ -18,12 +18,12 @@ SIZES = (1, 64, 1024, 8160, 32400, 65536)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of N blocks.
+    """What the model says of N blocks, nodes in the order of description.Task.
 
     Attributes:
-        logits: of the five heads, float32 [N, 14], in the order of partition.HEADS.
-        probability: of each partition type, float32 [N, 10], rows sum to 1.
-        partition: the likeliest type, uint8 [N], 0-9.
+        logits: float32 [N, task.logits].
+        probability: of each node's types, float32 [N, task.probabilities]; those of a node sum to 1.
+        partition: each node's likeliest type, a Partition, uint8 [N, task.nodes]; [N] if a block is one node.
     """
 
     logits: NDArray[np.float32]
@@ -56,7 +56,7 @@ class SessionInfo:
 
 
 Batch = tuple[NDArray[np.integer], NDArray[np.integer] | int]
-"""Blocks [N, S, S], S being Manifest.side, uint8 at 8 bit and uint16 above, and qindex [N], 0-255, or one for all."""
+"""Blocks as Session.predict's, and qindex [N], 0-255, or one for all."""
 
 
 class Session(Protocol):
@@ -68,8 +68,13 @@ class Session(Protocol):
         """Predict one batch.
 
         Args:
-            blocks: raw luma samples [N, S, S], uint8 at 8 bit, uint16 above; N at least 1; S is Manifest.side.
+            blocks: raw luma samples [N, S, S], uint8 at 8 bit, uint16 above; N at least 1; S is the side
+                of the task's input.
             qindex: 0-255, integer [N].
+
+        Raises:
+            InputError: if blocks or qindex are of another type or shape, there is none, or qindex is out of range.
+            ArtefactError: if what comes out is no prediction.
         """
         ...
 
@@ -85,7 +90,7 @@ class StreamingSession(Session, Protocol):
     batch: int
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
-        """Predictions in order, without logits ([0, 14]); a batch may come back in pieces.
+        """Predictions in order, without logits (none, [0, task.logits]); a batch may come back in pieces.
 
         Args:
             batches: read as they are needed; each is copied before the next is read.
@@ -108,7 +113,7 @@ class FlowingSession(StreamingSession, Protocol):
     dtype: np.dtype
 
     def flow(self, fill: Fill, count: int) -> Generator[Prediction]:
-        """Predictions in order, without logits ([0, 14]): views of buffers, valid until the next one is asked for.
+        """Predictions in order, without logits (none): views of buffers, valid until the next one is asked for.
 
         Args:
             fill: called in another thread.

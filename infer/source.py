@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from description import InputForm
+
 
 class BlockSource(Protocol):
     """Blocks in order.
@@ -16,9 +18,9 @@ class BlockSource(Protocol):
     Attributes:
         count: how many there are; None if only reading them all can tell.
         bit_depth: 8, 10 or 12.
-        grid: rows and columns of nodes of each frame, if the blocks are those of frames in raster order.
+        grid: rows and columns of blocks of each frame, if the blocks are those of frames in raster order.
 
-    S below is the side of a block: 16, or 32 with a border.
+    S below is the side of a block in samples.
     """
 
     @property
@@ -30,11 +32,11 @@ class BlockSource(Protocol):
     @property
     def grid(self) -> tuple[int, int] | None: ...
 
-    def with_border(self, border: int) -> BlockSource:
-        """The same blocks for a model that sees so many samples around each.
+    def with_form(self, form: InputForm) -> BlockSource:
+        """The same samples as blocks of that form.
 
         Raises:
-            InputError: if the file holds blocks cut with another border.
+            InputError: if the file holds blocks that were cut otherwise.
         """
         ...
 

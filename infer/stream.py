@@ -16,9 +16,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from description import Task
 from errors import DeviceError
+from infer.arrays import require_finite
 from infer.result import result_file
-from infer.session import Batch, Fill, FlowingSession, Prediction, Session, StreamingSession
+from infer.session import SIZES, Batch, Fill, FlowingSession, Prediction, Session, StreamingSession
 from infer.source import BlockSource
 from progress import Progress
 
@@ -33,7 +35,7 @@ class Summary:
     Attributes:
         blocks: how many were predicted.
         seconds: wall time from the first block read to the file in place.
-        counts: how often each partition type is the likeliest, int64 [10].
+        counts: how often each partition type is the likeliest, by level, int64 [levels, 10].
         output: the file written.
         note: one more line for people, or nothing.
     """
@@ -50,7 +52,7 @@ class Sink(Protocol):
 
     Attributes:
         written: blocks so far.
-        counts: how often each partition type was the likeliest, int64 [10].
+        counts: how often each partition type was the likeliest, by level, int64 [levels, 10].
     """
 
     written: int
@@ -72,6 +74,7 @@ def predict_stream(
     session: Session,
     output: Path,
     progress: Progress,
+    task: Task,
     sink: AbstractContextManager[Sink] | None = None,
 ) -> Summary:
     """Predict a source, batch after batch, into a result file; reading and writing go on meanwhile.
@@ -82,14 +85,16 @@ def predict_stream(
         session: runs them.
         output: the `.npz` to write.
         progress: told after each batch of blocks done and to come; 0 if their number is not known.
+        task: what the session answers.
         sink: writes `output` in place of `result_file`.
 
     Raises:
         OutputError, InputError: as result_file.
         DeviceError: if the runtime failed on the way.
+        ArtefactError: if what it gives is no prediction, such as not finite.
     """
     start = time.perf_counter()
-    target = sink or result_file(output, source.count, source.grid)
+    target = sink or result_file(output, task, source.count, source.grid)
     with target as writer, ThreadPoolExecutor(2) as pool:
         done = 0
         for count in _written(session, source, qindex, writer, pool):
@@ -111,14 +116,14 @@ def _written(
     if reader is not None:
         assert isinstance(session, FlowingSession)
         with reader as read, closing(session.flow(_filler(read, qindex), source.count or session.batch)) as flowing:
-            for prediction in _or_device_error(flowing, session):
+            for prediction in _checked(flowing, session):
                 writer.add(prediction)
                 yield len(prediction.partition)
         return
     size = session.batch if isinstance(session, StreamingSession) else BATCH
     writing: Future[None] | None = None
     predictions = _predictions(session, _batches(_read_ahead(source.chunks(size, _BUFFERS), pool), qindex))
-    for prediction in _or_device_error(predictions, session):
+    for prediction in _checked(predictions, session):
         if writing is not None:
             writing.result()
         writing = pool.submit(writer.add, prediction)
@@ -130,13 +135,23 @@ def _written(
 def _predictions(session: Session, batches: Iterator[Batch]) -> Iterator[Prediction]:
     if isinstance(session, StreamingSession):
         return session.stream(batches)
-    return (session.predict(blocks, np.broadcast_to(qindex, len(blocks))) for blocks, qindex in batches)
+    return (session.predict(*part) for blocks, qindex in batches for part in _parts(blocks, qindex))
 
 
-def _or_device_error(predictions: Iterator[Prediction], session: Session) -> Iterator[Prediction]:
-    """The same; what the runtime raises, such as a CUDA error, becomes a DeviceError."""
+def _parts(blocks: NDArray[np.integer], qindex: NDArray[np.integer] | int) -> Iterator[tuple[NDArray, NDArray]]:
+    """A batch in parts between which Ctrl-C is heard, since a frame may have millions of blocks."""
+    each = np.broadcast_to(qindex, len(blocks))
+    for start in range(0, len(blocks), SIZES[-1]):
+        part = slice(start, start + SIZES[-1])
+        yield blocks[part], each[part]
+
+
+def _checked(predictions: Iterator[Prediction], session: Session) -> Iterator[Prediction]:
+    """The same, if they are finite; what the runtime raises, such as a CUDA error, becomes a DeviceError."""
     try:
-        yield from predictions
+        for prediction in predictions:
+            require_finite(prediction, session.info)
+            yield prediction
     except Exception as error:
         of_torch = isinstance(error, RuntimeError) and not isinstance(error, (NotImplementedError, RecursionError))
         if of_torch or type(error).__module__.startswith("onnxruntime"):

@@ -15,29 +15,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from archives import ArraySpec, read_arrays
 from bundle import REFERENCE_FILE, Bundle, BundleFile, open_bundle
-from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError, not_installed
+from errors import (
+    ArtefactError,
+    ForeignArtefactError,
+    MissingComponentError,
+    ParityError,
+    UntrustedCodeError,
+    not_installed,
+)
 from files import write_atomically
-from infer.certificate import Certificate, ReferenceSet, certificate
+from infer.certificate import Certificate, ReferenceSet, certificates
 from infer.open import open_session
 from infer.parity import TOLERANCES
+from infer.runtimes import REFERENCE, RUNTIMES, runtimes_of
 from infer.session import SessionOptions
-from infer.sessions.engine_record import EngineRecord
 from infer.verify_table import table
 from machine import cuda_devices
-from partition import LOGITS
 
 REFERENCE_PAIRS = "reference"
-"""Under which key of a file's parity the export keeps its certificate on reference.npz."""
+"""Under which key of a file's parity, before the level's suffix, the export keeps its certificate on reference.npz."""
+
+_REFERENCE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
 class Check:
-    """One file under one runtime.
+    """One level of one file under one runtime.
 
     Attributes:
         file: its name.
-        runtime: one of infer.session.RUNTIMES.
+        runtime: one of infer.runtimes.RUNTIMES.
+        suffix: of the level: "" if a block is one node, else "_32" and so on.
         stored: the export's certificate on the same pairs; None if it left none.
         found: made here; None if the file was not run.
         not_run: why not; empty if it was.
@@ -45,15 +55,23 @@ class Check:
 
     file: str
     runtime: str
+    suffix: str
     stored: Certificate | None
     found: Certificate | None
     not_run: str = ""
+
+    @property
+    def title(self) -> str:
+        """What was run by what."""
+        nodes = f", nodes of {self.suffix[1:]}" if self.suffix else ""
+        return f"{self.file} under {self.runtime}{nodes}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
             "file": self.file,
             "runtime": self.runtime,
+            "level": self.suffix,
             "stored": self.stored and self.stored.to_json(),
             "found": self.found and self.found.to_json(),
             "not_run": self.not_run,
@@ -88,7 +106,7 @@ class Verification:
             first, more = failed[0], f" ({len(failed) - 1} more above)" if len(failed) > 1 else ""
             assert first.found is not None
             raise ParityError(
-                f"{first.file} under {first.runtime}: {'; '.join(first.problems())}{more}",
+                f"{first.title}: {'; '.join(first.problems())}{more}",
                 f"{first.found.report.summary()}; tolerance row '{first.found.tolerance}'",
             )
 
@@ -101,26 +119,30 @@ def read_reference(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
     """
     if REFERENCE_FILE not in bundle.manifest.files:
         raise ArtefactError(f"{bundle.root} holds no {REFERENCE_FILE}", "export again")
-    try:
-        with np.load(bundle.path(REFERENCE_FILE), allow_pickle=False) as archive:
-            blocks, qindex, logits = archive["blocks"], archive["qindex"], archive["logits"]
-    except Exception as error:  # numpy raises many kinds for what is no archive
-        raise ArtefactError(f"{bundle.path(REFERENCE_FILE)} is no reference: {error}", "export again") from None
-    count = len(logits) if logits.ndim else 0
-    side = bundle.manifest.side
-    expected = (("uint8", (count, side, side)), ("uint8", (count,)), ("float32", (count, LOGITS)))
-    if not count or expected != tuple((a.dtype.name, a.shape) for a in (blocks, qindex, logits)):
-        raise ArtefactError(f"{bundle.path(REFERENCE_FILE)} is no reference: its arrays do not fit", "export again")
+    path, task = bundle.path(REFERENCE_FILE), bundle.manifest.task
+    side = task.input.side
+    specs = {
+        "blocks": ArraySpec(("uint8",), (None, side, side)),
+        "qindex": ArraySpec(("uint8",), (None,)),
+        "logits": ArraySpec(("float32",), (None, task.logits)),
+    }
+    arrays = read_arrays(path, specs, _REFERENCE_BYTES, "reference", ArtefactError)
+    blocks, qindex, logits = (arrays[name] for name in specs)
+    if not len(logits) or not len(blocks) == len(qindex) == len(logits):
+        raise ArtefactError(f"{path} is no reference: its arrays do not fit each other", "export again")
     return blocks, qindex, logits
 
 
-def verify_bundle(root: Path, announce: Callable[[str], None], output_dir: Path | None = None) -> Verification:
+def verify_bundle(
+    root: Path, announce: Callable[[str], None], output_dir: Path | None = None, run_code: bool = False
+) -> Verification:
     """Check hashes, then the parity of every file under every runtime of this machine.
 
     Args:
         root: the bundle folder.
-        announce: told one table for each file and runtime: at export, here, and what changed.
-        output_dir: where to write `<file>.<runtime>.parity.png`; None writes none.
+        announce: told one table for each file, runtime and level: at export, here, and what changed.
+        output_dir: where to write `<file>.<runtime><suffix>.parity.png`; None writes none.
+        run_code: run files that hold machine code, too: only of bundles from whom one trusts.
 
     Returns:
         What was found; what is out of tolerance is only reported: see Verification.raise_failures.
@@ -133,63 +155,65 @@ def verify_bundle(root: Path, announce: Callable[[str], None], output_dir: Path 
     bundle = open_bundle(root)
     announce(f"{root}: {len(bundle.manifest.files)} files, every SHA-256 as in the manifest")
     blocks, qindex, logits = read_reference(bundle)
-    reference = ReferenceSet(blocks, np.arange(len(blocks)), qindex, logits)
+    reference = ReferenceSet(blocks, np.arange(len(blocks)), qindex, logits, task=bundle.manifest.task)
     checks = []
-    for check in _checks(bundle, reference):
+    for check in _checks(bundle, reference, run_code):
         checks.append(check)
-        announce(table(check.file, check.runtime, check.stored, check.found, check.not_run))
+        announce(table(check.title, check.stored, check.found, check.not_run))
         if output_dir is not None and check.found is not None:
-            path = output_dir / f"{check.file}.{check.runtime}.parity.png"
+            path = output_dir / f"{check.file}.{check.runtime}{check.suffix}.parity.png"
             write_atomically(path, _picture(check.stored, check.found))
             announce(f"wrote {path}")
     if not checks:
-        raise ArtefactError(f"{root} holds no ONNX file and no engine: there is nothing to verify", "export again")
+        raise ArtefactError(f"{root} holds no file that computes: there is nothing to verify", "export again")
     if not any(check.found for check in checks):
         reasons = "; ".join(dict.fromkeys(check.not_run for check in checks))
         raise MissingComponentError(f"nothing of {root} can be run here", reasons)
     return Verification(root, tuple(checks))
 
 
-def _checks(bundle: Bundle, reference: ReferenceSet) -> Iterator[Check]:
+def _checks(bundle: Bundle, reference: ReferenceSet, run_code: bool) -> Iterator[Check]:
     for name, entry in bundle.manifest.files.items():
-        for runtime in _runtimes(name, entry):
-            precision = "fp16" if runtime == "fused" else entry.precision
-            if precision not in TOLERANCES:
-                raise ArtefactError(f"{bundle.path(name)}: no tolerance is known for precision '{precision}'")
-            options = SessionOptions(8, precision, form=entry.input)
-            found, not_run = _certificate(bundle, name, options, runtime, reference)
-            yield Check(name, runtime, _stored(entry), found, not_run)
+        for runtime in _runtimes(bundle, name, entry):
+            precision = RUNTIMES[runtime].precision_of(entry)
+            options = SessionOptions(8, precision, form=entry.input, run_code=run_code)
+            found, not_run = _certificates(bundle, name, options, runtime, reference)
+            for level in reference.task.levels:
+                suffix = reference.task.suffix(level)
+                yield Check(name, runtime, suffix, _stored(entry, suffix), found.get(suffix), not_run)
 
 
-def _runtimes(name: str, entry: BundleFile) -> tuple[str, ...]:
+def _runtimes(bundle: Bundle, name: str, entry: BundleFile) -> tuple[str, ...]:
     """Which runtimes take the file; none if it computes nothing."""
-    if entry.kind == "engine":
-        return (EngineRecord.of(name, entry).runtime,)
-    if entry.kind == "package":
-        return ("aotinductor",)
-    if entry.kind == "weights":  # asked without a GPU, the session would import torch only to say no
-        return ("fused",) if cuda_devices() else ()
-    return ("onnxruntime-cpu", "onnxruntime-cuda") if entry.kind == "onnx" else ()
+    if not any(entry.kind in runtime.kinds for runtime in RUNTIMES.values()):
+        return ()
+    if entry.precision not in TOLERANCES:
+        raise ArtefactError(f"{bundle.path(name)}: no tolerance is known for precision '{entry.precision}'")
+    if entry.kind == "weights" and not cuda_devices():
+        return ()  # what compiles them needs a GPU, and would import torch only to say so
+    if not (takers := runtimes_of(entry)):
+        raise ArtefactError(f"the manifest's record of {name} names no runtime", "export again, or update the toolkit")
+    return tuple(runtime for runtime in takers if runtime != REFERENCE)
 
 
-def _certificate(
+def _certificates(
     bundle: Bundle, name: str, options: SessionOptions, runtime: str, reference: ReferenceSet
-) -> tuple[Certificate | None, str]:
+) -> tuple[dict[str, Certificate], str]:
     # Every input form takes 8-bit samples, the only depth of the reference.
     try:
         session = open_session(bundle, runtime, options)
     except MissingComponentError as error:
-        return None, error.message
-    except ForeignArtefactError as error:  # refused, but no fault of the bundle's
-        return None, f"{error.message}; {error.hint}"
+        return {}, error.message
+    except (ForeignArtefactError, UntrustedCodeError) as error:  # refused, but no fault of the bundle's
+        return {}, f"{error.message}; {error.hint}"
     if session.info.file != name:
-        return None, f"this machine runs {session.info.file} instead"
-    return certificate(session, reference, options.precision), ""
+        return {}, f"this machine runs {session.info.file} instead"
+    return certificates(session, reference, options.precision), ""
 
 
-def _stored(entry: BundleFile) -> Certificate | None:
+def _stored(entry: BundleFile, suffix: str) -> Certificate | None:
     try:
-        return Certificate.from_json(entry.parity.get(REFERENCE_PAIRS))
+        return Certificate.from_json(entry.parity.get(REFERENCE_PAIRS + suffix))
     except ValueError:
         return None
 

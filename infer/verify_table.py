@@ -1,4 +1,4 @@
-"""What `verify` shows of one file under one runtime: figures at export beside those found here, and what changed.
+"""What `verify` shows of a level of one file under one runtime: figures at export, those found here, what changed.
 
 model.fp32.onnx under onnxruntime-cpu: passes 'fp32'
                             at export        here
@@ -14,20 +14,20 @@ _NONE = "-"
 _COLUMN = 34
 
 
-def table(file: str, runtime: str, stored: Certificate | None, found: Certificate | None, not_run: str) -> str:
+def table(title: str, stored: Certificate | None, found: Certificate | None, not_run: str) -> str:
     """The table as lines of text.
 
     Args:
-        file, runtime: what was run by what.
+        title: what was run by what.
         stored: the export's certificate, or None.
         found: the one made here, or None.
         not_run: why there is none.
     """
     if found is None:
-        return f"{file} under {runtime}: not run here: {not_run}"
+        return f"{title}: not run here: {not_run}"
     problems = found.problems()
     verdict = f"FAILS '{found.tolerance}': {'; '.join(problems)}" if problems else f"passes '{found.tolerance}'"
-    lines = [f"{file} under {runtime}: {verdict}", _row("", "at export", "here")]
+    lines = [f"{title}: {verdict}", _row("", "at export", "here")]
     if stored is None:
         lines[1] += "   the export left no certificate of these pairs"
     before, here = {} if stored is None else figures(stored), figures(found)

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from files import write_atomically
-from partition import PARTITION_NAMES
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -44,15 +43,16 @@ def draw_curves(stage: int, history: list[dict[str, Any]], best_epoch: int) -> F
 
 
 def draw_confusion(report: dict[str, Any], title: str) -> Figure:
-    """Confusion of the ten classes, each row in per cent of its true class; `report` as partition_metrics gives it."""
+    """Confusion of the types, each row in per cent of its true class; `report` as partition_metrics gives it."""
     matrix = np.asarray(report["confusion"], float)
     share = 100.0 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(share, cmap=mpl.colormaps["Blues"], vmin=0, vmax=100)
-    ticks = range(len(PARTITION_NAMES))
-    axis.set_xticks(ticks, PARTITION_NAMES, rotation=45, ha="right", fontsize=8)
-    axis.set_yticks(ticks, [f"{n} ({int(c)})" for n, c in zip(PARTITION_NAMES, matrix.sum(1), strict=True)], fontsize=8)
+    names = list(report["f1"])
+    ticks = range(len(names))
+    axis.set_xticks(ticks, names, rotation=45, ha="right", fontsize=8)
+    axis.set_yticks(ticks, [f"{n} ({int(c)})" for n, c in zip(names, matrix.sum(1), strict=True)], fontsize=8)
     axis.set(xlabel="predicted", ylabel="true (count)", title=title)
     for row, col in np.argwhere(share >= 0.5):
         colour = "white" if share[row, col] > 55 else "black"
@@ -63,7 +63,7 @@ def draw_confusion(report: dict[str, Any], title: str) -> Figure:
 
 def draw_candidates(report: dict[str, Any], title: str) -> Figure:
     """Mean candidate set against the share of true types kept, overall and by qindex band; `report` as
-    train.measures.metrics.evaluate_logits gives it. Crosses are the named thresholds."""
+    train.measures.judgement.evaluate_level gives it. Crosses are the named thresholds."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
     parts = {"all qindex": report["candidates"], **{k: r["candidates"] for k, r in report["by_qindex"].items()}}

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from partition import chain_rule
+from description import chain_rule
 from train.batches import DeviceBlocks
 from train.loop import predict_logits
 from train.measures.calibrate import fit_sharpness
 from train.measures.candidates import fit_keep
 from train.measures.decision import fit_decision
-from train.measures.metrics import as_none, evaluate_logits
+from train.measures.judgement import Fits, classes_of, evaluate_logits
+from train.measures.rows import level_rows
 from train.model import PartitionModel
 from train.pairs import RunPairs
 
@@ -29,17 +30,28 @@ def evaluate_calibrated(model: PartitionModel, pairs: RunPairs) -> tuple[Partiti
         model: trained, without temperatures, on the pairs' device.
         pairs: of the run.
     """
-    decision = keep = None
+    fits = None
+    task = model.config.task
     if pairs.calib is not None:
         qindex, label = _arrays(pairs.calib)
-        model = with_sharpness(model, fit_sharpness(predict_logits(model, pairs.calib), qindex, label))
-        probability, truth = chain_rule(predict_logits(model, pairs.calib)), as_none(label)
-        keep, decision = fit_keep(probability, truth, "calib"), fit_decision(probability, truth, "calib")
-    return model, evaluate_logits(predict_logits(model, pairs.val), *_arrays(pairs.val), keep, decision)
+        model = with_sharpness(model, fit_sharpness(predict_logits(model, pairs.calib), qindex, label, task))
+        fits = _fitted(model, pairs.calib)
+    return model, evaluate_logits(predict_logits(model, pairs.val), *_arrays(pairs.val), task, fits)
+
+
+def _fitted(model: PartitionModel, calib: DeviceBlocks) -> dict[int, Fits]:
+    """Thresholds and decision rule of each level that has a node there."""
+    fits = {}
+    for rows in level_rows(predict_logits(model, calib), _arrays(calib)[1], model.config.task):
+        if len(rows.label):
+            probability, truth = chain_rule(rows.logits, rows.level), classes_of(rows.label, rows.level)
+            keep, decision = fit_keep(probability, truth, "calib"), fit_decision(probability, truth, "calib")
+            fits[rows.level.node_size] = Fits(keep, decision)
+    return fits
 
 
 def with_sharpness(model: PartitionModel, sharpness: NDArray[np.float32]) -> PartitionModel:
-    """A copy of a model whose logits are multiplied by `sharpness`, float32 [256, 14], by qindex."""
+    """A copy of a model whose logits are multiplied by `sharpness` by qindex (PartitionModel.sharpness)."""
     device = next(model.parameters()).device
     made = PartitionModel(replace(model.config, temperature="qindex")).to(device)
     made.load_state_dict(model.state_dict() | {"sharpness": torch.from_numpy(sharpness)}, strict=True)

@@ -167,7 +167,10 @@ class PartitionModel(nn.Module):
 
     def forward(self, blocks: Tensor, qindex: Tensor, bit_depth: int | Tensor = 8) -> Tensor:
         """Logits float32 [N, task.logits], in the order of description.Task; arguments as `body`."""
-        body, embedding = self.body(blocks, qindex, bit_depth)
+        return self.answers(*self.body(blocks, qindex, bit_depth), qindex)
+
+    def answers(self, body: Any, embedding: Tensor | None, qindex: Tensor) -> Tensor:
+        """As `forward`, from what `body` gives."""
         bare, adapted = self.stage1_features(body, embedding), self.adapted_features(body, embedding)
         parts = []
         for number, level in enumerate(self.config.task.levels):

@@ -102,7 +102,7 @@ def fold_model(model: PartitionModel) -> PartitionModel:
     if any(m.training for m in model.modules()):
         raise ValueError("the model is in train mode: call .eval() before folding")
     folded = copy.deepcopy(model)
-    sizes = adapter_map_sizes(model)
+    sizes = model.adapter_map_sizes()
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ConvAdapter):
@@ -115,11 +115,3 @@ def fold_model(model: PartitionModel) -> PartitionModel:
     if left := batch_norms(folded):
         raise ValueError(f"BatchNorm left after folding: {', '.join(left)}")
     return folded.eval()
-
-
-@torch.no_grad()
-def adapter_map_sizes(model: PartitionModel) -> list[int]:
-    """Side of the square map at each adapter for one block."""
-    side = model.config.side
-    body, embedding = model.body(torch.zeros(1, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int32))
-    return [body.shape[-1], model.trunk.tail(body, embedding).shape[-1]]

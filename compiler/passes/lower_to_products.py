@@ -33,33 +33,35 @@ Choose = Callable[[nn.Conv2d, Shape, Shape], bool]
 
 
 @dataclass(frozen=True)
-class LowerOptions:
-    """How to lower.
+class Layout:
+    """How the values of a lowered graph lie, and by which operations they are computed.
 
     Attributes:
-        choose: which convolutions become products.
         dtype: what the graph will compute in. In float16 a map's mean is subtracted by an operation of its own rather
             than within the next matrix, which would have to cancel a mean a hundred times the texture.
-        cuda: in the forms that ONNX Runtime's CUDA provider is fast at (docs/COMPILER.md): maps in "channel" order, a
-            maximum over channels by its index.
-        rows: in the forms that the C library runs (export/c/): every map in "position" order, max pools on rows,
-            means subtracted apart, which leaves the matrix behind them mostly zeros.
+        order: of a map where nothing wants another, of dense_convolution.ORDERS.
+        maximum_by_index: a maximum over channels by its index (docs/COMPILER.md).
+        rows_alone: nothing but operations that read and write rows: max pools and means on rows, and means subtracted
+            apart, which leaves the matrix behind them mostly zeros.
     """
 
-    choose: Choose
     dtype: torch.dtype = torch.float32
-    cuda: bool = False
-    rows: bool = False
+    order: str = "position"
+    maximum_by_index: bool = False
+    rows_alone: bool = False
 
 
 @torch.no_grad()
-def lower_model(model: nn.Module, example: tuple[Tensor, ...], options: LowerOptions) -> fx.GraphModule:
+def lower_model(
+    model: nn.Module, example: tuple[Tensor, ...], choose: Choose, layout: Layout | None = None
+) -> fx.GraphModule:
     """The model as a graph over rows.
 
     Args:
         model: in eval mode; takes a map float32 [N, C, H, W] first, and gives [N, values].
         example: arguments of its forward.
-        options: what becomes a product.
+        choose: which convolutions become products.
+        layout: of the target; None takes float32 in "position" order.
 
     Returns:
         A module that takes the map as a row [N, C H W] and otherwise computes the same.
@@ -67,19 +69,19 @@ def lower_model(model: nn.Module, example: tuple[Tensor, ...], options: LowerOpt
     traced = trace(model, example)
     absorb_biases(traced)
     reorder(traced)
-    return _Lowering(traced, options).run()
+    return _Lowering(traced, choose, layout or Layout()).run()
 
 
 class _Lowering:
     """Emits the new graph node by node, in the old one's order; what is not needed after all is dropped at the end."""
 
-    def __init__(self, traced: fx.GraphModule, options: LowerOptions) -> None:
-        self.traced, self.options = traced, options
+    def __init__(self, traced: fx.GraphModule, choose: Choose, layout: Layout) -> None:
+        self.traced, self.choose, self.layout = traced, choose, layout
         self.graph = fx.Graph()
         self.state: dict[str, Tensor | nn.Module] = {}
         self.rows: dict[fx.Node, fx.Node] = {}
         self.constants: dict[Any, fx.Node] = {}
-        self.orders = Orders(traced, self._kind, "channel" if options.cuda else "position")
+        self.orders = Orders(traced, self._kind, layout.order)
 
     def run(self) -> fx.GraphModule:
         for node in self.traced.graph.nodes:
@@ -108,12 +110,12 @@ class _Lowering:
         if isinstance(module, nn.Conv2d):
             source = node.args[0]
             assert isinstance(source, fx.Node)
-            if not self.options.choose(module, _map(source), _map(node)):
+            if not self.choose(module, _map(source), _map(node)):
                 return "map"
             return "patches" if is_patchwise(module, _map(source)) else "product"
         if isinstance(module, ChannelScale) or node.target in ELEMENTWISE or _is_alias(node):
             return "elementwise"
-        if node.target is F.max_pool2d and self.options.rows:
+        if node.target is F.max_pool2d and self.layout.rows_alone:
             return "product"
         return "product" if _spatial_mean(node) is not None else "map"
 
@@ -133,7 +135,7 @@ class _Lowering:
             return self._over_channels(node)
         if node.target in ELEMENTWISE:
             return self._elementwise(node)
-        if node.target is F.max_pool2d and self.options.rows:
+        if node.target is F.max_pool2d and self.layout.rows_alone:
             return self._pool(node)
         if node.op == "get_attr":
             return self._constant(node.target, _attribute(self.traced, str(node.target)))
@@ -168,7 +170,7 @@ class _Lowering:
         row, size = self.row(source), _map(source)[0]
         if node.target == "mean":
             return self.graph.call_function(torch.matmul, (row, self._averaging(size)))
-        if not self.options.cuda:
+        if not self.layout.maximum_by_index:
             return self.graph.call_method("amax", (row, 1, True))
         # Six times as fast under onnxruntime's CUDA provider as its ReduceMax.
         index = self.graph.call_function(torch.argmax, (row, 1, True))
@@ -208,13 +210,13 @@ class _Lowering:
         averaging = self._mean_of_first(base)
         centering = torch.eye(size, dtype=torch.float64) - averaging
         row = self.row(base)
-        if self.options.rows:
+        if self.layout.rows_alone:
             minus = self._constant((base, "mean", "negated"), -averaging)
             centered_row = self.graph.call_function(
                 operator.add, (row, self.graph.call_function(torch.matmul, (row, minus)))
             )
             return centered_row, factor * inner * torch.eye(size, dtype=torch.float64)
-        if self.options.dtype is torch.float16:
+        if self.layout.dtype is torch.float16:
             mean = self.graph.call_function(torch.matmul, (row, self._constant((base, "mean"), averaging)))
             row = self.graph.call_function(operator.sub, (row, mean))
         return row, factor * inner * centering
@@ -269,7 +271,7 @@ class _Lowering:
         """Mean over the positions of a map: row [N, C]."""
         if math.prod(_map(source)[1:]) == 1:
             return self.row(source)
-        if self.options.rows:
+        if self.layout.rows_alone:
             sums = F.one_hot(self._channels(source)).double()
             mean = self._constant(("mean", source), sums / math.prod(_map(source)[1:]))
             return self.graph.call_function(torch.matmul, (self.row(source), mean))

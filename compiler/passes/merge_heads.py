@@ -1,6 +1,6 @@
 """The heads as few, larger products.
 
-The four heads of stages 2 and 3 read the same features, so layer by layer they are one product with a block-diagonal
+All heads but the first read the same features, so layer by layer they are one product with a block-diagonal
 matrix. A head that is shallower than the deepest passes its logits through as relu(z) - relu(-z) = z, which is exact.
 
     features ─► Linear to all hidden units ─► ReLU ─► Linear ─► ReLU ─► Linear to all logits
@@ -22,34 +22,37 @@ Layer = tuple[Tensor, Tensor]
 
 
 class HeadsMergedModel(nn.Module):
-    """A PartitionModel behind its input scaling, whose heads on the same features are merged."""
+    """A PartitionModel of one node a block behind its input scaling, whose heads on the same features are merged."""
 
     def __init__(self, model: PartitionModel) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
-        names = list(model.heads)
-        if names[0] != "stage1":
-            raise ValueError("stage 1's head comes first among the logits")
-        self.stage1 = self.model.heads["stage1"]
-        merged = merge_layers([_layers(model.heads[n]) for n in names[1:]])
+        (level,) = model.config.task.levels
+        first, *others = level.heads
+        self.first = self.model.head(first.name, level)
         self.rest = nn.Sequential()
-        for i, (weight, bias) in enumerate(merged):
+        layers = [_layers(model.head(head.name, level)) for head in others]
+        for i, (weight, bias) in enumerate(merge_layers(layers) if layers else ()):
             if i:
                 self.rest.append(nn.ReLU())
             self.rest.append(_linear(weight, bias))
         del self.model.heads
 
     def forward(self, luma: Tensor, qindex: Tensor) -> Tensor:
-        """Logits float32 [N, 14].
+        """Logits float32 [N, task.logits].
 
         Args:
-            luma: float32 [N, 1 or 2, 16, 16] in units of 8-bit samples, 0-255, as train.model.luma_channels has it.
+            luma: float32 [N, C, h, w] in units of 8-bit samples, 0-255, as train.model.luma_channels has it.
             qindex: integer [N], 0-255.
         """
         embedding = None if self.model.embedding is None else self.model.embedding(qindex)
         body = self.model.trunk.body(luma * (1.0 / 255.0), embedding)
-        stage1 = self.stage1(self.model.stage1_features(body, embedding))
-        logits = torch.cat([stage1, self.rest(self.model.adapted_features(body, embedding))], 1)
+        (bare,) = self.model.stage1_features(body, embedding)
+        parts = [self.first(bare)]
+        if len(self.rest):
+            (adapted,) = self.model.adapted_features(body, embedding)
+            parts.append(self.rest(adapted))
+        logits = torch.cat(parts, 1)
         return self.model.sharpened(logits, qindex)
 
 

@@ -34,7 +34,7 @@ class CodedFrame:
     qindex: int
     intra: bool
     varies_qindex: bool
-    luma: NDArray[np.generic]
+    luma: NDArray[np.integer]
     bit_depth: int
 
 
@@ -164,7 +164,7 @@ _MOST_SAMPLES = 1 << 28
 _NO_LUMA = np.empty((0, 0), np.uint8)
 
 
-def _copy_luma(image: s.Image) -> NDArray[np.generic]:
+def _copy_luma(image: s.Image) -> NDArray[np.integer]:
     size = image.stride[0] * image.d_h
     rows = np.frombuffer(c.string_at(image.planes[0], size), np.uint8).reshape(image.d_h, image.stride[0])
     if not image.fmt & s.IMAGE_HIGH_DEPTH:

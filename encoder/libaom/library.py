@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from encoder.libaom import structures as s
 from encoder.libaom.inspection import BlockReader, Check, CodedFrame
-from errors import InputError, MissingComponentError, OutputError, UsageError
+from errors import InputError, MissingComponentError, OutputError, ToolkitError, UsageError
 from frames.frame import CHROMA_SHIFTS, Frame, FrameFormat
 
 VERSION = "3.12.1"
@@ -73,10 +73,18 @@ def cq_of_qindex(qindex: int) -> int:
 
 
 def libaom_dir() -> Path:
-    """Where encoder/libaom/build_libaom.sh puts libaom: $AV1PART_LIBAOM_DIR, else this user's cache folder."""
+    """Where encoder/libaom/build_libaom.sh puts libaom: $AV1PART_LIBAOM_DIR, else this user's cache folder.
+
+    Raises:
+        MissingComponentError: if this user has no home, as in a container that is started with any user id.
+    """
     if given := os.environ.get("AV1PART_LIBAOM_DIR"):
         return Path(given)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        message = "no place for libaom: HOME is not set, and this user has no home folder"
+        raise MissingComponentError(message, "set AV1PART_LIBAOM_DIR to a folder of your own") from None
     return Path(cache) / "av1-partition-toolkit" / f"libaom-{VERSION}"
 
 
@@ -92,13 +100,29 @@ def ensure_libaom(announce: Callable[[str], None]) -> None:
         return
     script = Path(__file__).with_name("build_libaom.sh")
     announce(f"building libaom {VERSION}, once for this machine; takes a few minutes")
-    done = subprocess.run([script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # Through sh, since a checkout may have lost the right to run it; and to the place where this module looks.
+    done = subprocess.run(
+        ["sh", script],
+        env=os.environ | {"AV1PART_LIBAOM_DIR": str(libaom_dir())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith(("build_libaom: ", "hint: "))]
-        message, hint = [line.split(": ", 1)[1] for line in (*lines, "build_libaom: no reason given", "hint: ")][:2]
-        error = {1: OutputError, 2: UsageError, 3: InputError}.get(done.returncode, MissingComponentError)
-        raise error(message, hint)
+        raise _build_error(done.returncode, done.stderr.splitlines())
     announce(f"built {libaom_dir()}")
+
+
+def _build_error(code: int, lines: list[str]) -> ToolkitError:
+    said = [line.split(": ", 1)[1] for line in lines if line.startswith("build_libaom: ")]
+    if not said:
+        last = lines[-1] if lines else "it said nothing"
+        hint = "has it Windows line ends? git checkout with core.autocrlf=input mends that"
+        return MissingComponentError(f"build_libaom.sh ended with {code}: {last}", hint)
+    hints = [line.split(": ", 1)[1] for line in lines if line.startswith("hint: ")]
+    error = {1: OutputError, 2: UsageError, 3: InputError}.get(code, MissingComponentError)
+    return error(said[0], hints[0] if hints else "")
 
 
 class Libaom:

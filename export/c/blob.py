@@ -1,10 +1,12 @@
 """The blob: a program and its weights as the C library reads them, little-endian, every offset in words of 4 bytes.
 
     bytes 0-63     magic, version, size, SHA-256 of all that follows
-    64-255         what the model is: precision, slots, thresholds, the run it came from
+    64-255         what the model is: precision, slots, where its task stands, the run it came from, thresholds
     256-           operations of 32 words each, then weights, each at a multiple of 64 bytes
+    last           the task twice: as a table (export/c/task_table.py), and as JSON (description.Task.to_json)
 
-export/c/source/av1part.c names the fields of an operation; a product's weights lie as its kernel reads them:
+export/c/source/av1part_internal.h names the fields of an operation, av1part_blob.c those of the header. A product's
+weights lie as its kernel reads them:
 
     for each 8 outputs:   runs of inputs with a weight that is not 0        [runs, start, count, start, count, ...]
                           and the weights [inputs in the runs, 8]           bytes: [inputs / 4, 8, 4]
@@ -13,17 +15,20 @@ export/c/source/av1part.c names the fields of an operation; a product's weights 
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from description import Task
 from export.c.layout import Layout, lay_out
-from export.c.ops import ACTS, LUMA, SIZE, Op, Operand, Program
+from export.c.ops import ACTS, LUMA, Op, Operand, Program
+from export.c.task_table import task_table
 
 MAGIC = b"AV1PART\0"
-VERSION = 1
+VERSION = 2
 HEADER = 256
 OP_WORDS = 32
 NOWHERE = 0xFFFFFFFF
@@ -35,32 +40,36 @@ MOST_THRESHOLDS = 8
 CODES = {"product": 0, "apply": 1, "lookup": 2, "maximum": 3, "bytes": 4}
 
 
-def write_blob(program: Program, keep: Mapping[str, float], run_sha256: str) -> bytes:
+def write_blob(program: Program, task: Task, keep: Mapping[str, float], run_sha256: str) -> bytes:
     """The blob of a program.
 
     Args:
         program: float32, or quantised by export.c.int8.
+        task: what it reads and answers.
         keep: the manifest's thresholds by the share of true types that they keep, such as {"0.98": 0.01}.
         run_sha256: hex, of the run's weights.
 
     Raises:
-        ValueError: if there are more thresholds than a blob has room for.
+        ValueError: if there are more thresholds than a blob has room for, or the program is of another task.
     """
     if len(keep) > MOST_THRESHOLDS:
         raise ValueError(f"{len(keep)} thresholds: a blob has room for {MOST_THRESHOLDS}")
+    logits = sum(size for _, size in program.logits)
+    if (program.samples, logits) != (task.input.side**2, task.logits):
+        raise ValueError(f"a program of {program.samples} samples and {logits} logits is none of {task.name!r}")
     layout, data = lay_out(program), _Data(HEADER // 4 + OP_WORDS * len(program.ops))
     bytes_of = {op.source: op.row for op in program.ops if op.row is not None}
     records = [_record(op, layout, bytes_of.get(op.out), data) for op in program.ops]
-    precision = int(any(op.row is not None for op in program.ops))
-    logits = sum(size for _, size in program.logits)
-    pairs = [(float(name), threshold) for name, threshold in sorted(keep.items(), key=lambda item: float(item[0]))]
+    table, text = np.array(task_table(task), np.uint32), json.dumps(task.to_json()).encode() + b"\0"
     known = struct.pack(
-        "<10I32s",
-        *(precision, len(program.ops), HEADER // 4, layout.slots),
-        *(layout.of[LUMA], 0, len(pairs), SIZE, logits, 10),
+        "<11I32s",
+        *(int(any(op.row is not None for op in program.ops)), len(program.ops), HEADER // 4, layout.slots),
+        *(layout.of[LUMA], 0, len(keep)),
+        *(data.add(table), len(table), data.add(np.frombuffer(text, np.uint8)), len(text)),
         bytes.fromhex(run_sha256),
     )
-    known += b"".join(struct.pack("<2f", *pair) for pair in pairs)
+    for name, threshold in sorted(keep.items(), key=lambda item: float(item[0])):
+        known += struct.pack("<2f", float(name), threshold)
     body = known.ljust(HEADER - 64, b"\0") + b"".join(records) + data.joined()
     head = struct.pack("<8sIIQ32s8x", MAGIC, VERSION, HEADER, 64 + len(body), hashlib.sha256(body).digest())
     return head + body

@@ -41,7 +41,7 @@ def row_ranges(
 
     Args:
         program: from export.c.ops.build_program.
-        batches: rows float32 [N, 256] in units of 8-bit samples, and qindex [N]; real blocks.
+        batches: rows float32 [N, program.samples] in units of 8-bit samples, and qindex [N]; real blocks.
     """
     names = {op.source for op in quantisable(program)}
     ranges = dict.fromkeys(names, (0.0, 0.0))

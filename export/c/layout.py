@@ -1,7 +1,7 @@
 """Where each row lies while a program runs: a slot holds one value of every block of a batch, and is used again once
 nothing reads its row any more.
 
-    slot   0 ... 13 | 14 ...                          rows of bytes take a quarter of their values in slots
+    slot   0 ...    | ...                             rows of bytes take a quarter of their values in slots
            logits   | luma, then whatever is alive
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.c.ops import LUMA, SIZE, Op, Program
+from export.c.ops import LUMA, Op, Program
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def lay_out(program: Program) -> Layout:
 
 def _lives(program: Program) -> dict[tuple[str, bool], _Life]:
     """By name and whether it is the row of bytes; a row that nothing reads in a form has none in it."""
-    made = {op.out: (i, op.size) for i, op in enumerate(program.ops)} | {LUMA: (-1, SIZE)}
+    made = {op.out: (i, op.size) for i, op in enumerate(program.ops)} | {LUMA: (-1, program.samples)}
     lives: dict[tuple[str, bool], _Life] = {}
 
     def read(name: str, as_bytes: bool, at: int) -> None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 KINDS = ("product", "apply", "lookup", "maximum")
 ACTS = ("none", "relu", "sigmoid")
 LUMA = "luma"
-SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,17 @@ class Op:
 
 @dataclass(frozen=True)
 class Program:
-    """The operations in order. The row `luma` holds 256 samples in units of 8-bit samples.
+    """The operations in order.
 
     Attributes:
         ops: in order.
-        logits: the rows that make up the 14 logits, side by side, with their sizes.
+        logits: the rows that make up a block's logits, side by side, with their sizes.
+        samples: of a block: the row `luma`, in units of 8-bit samples.
     """
 
     ops: tuple[Op, ...]
     logits: tuple[tuple[str, int], ...]
+    samples: int
 
 
 def run_program(
@@ -91,7 +92,7 @@ def run_program(
 
     Args:
         program: from export.c.translate.
-        rows: samples in units of 8-bit samples, float32 [N, 256].
+        rows: samples in units of 8-bit samples, float32 [N, samples].
         qindex: 0-255, integer [N].
     """
     made = {LUMA: rows}
@@ -126,5 +127,5 @@ def rounded(x: NDArray[np.float32], scale: float, zero: int) -> NDArray[np.float
 
 
 def logits_of(program: Program, made: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The logits [N, 14] among the rows that `run_program` made."""
+    """The logits [N, task.logits] among the rows that `run_program` made."""
     return np.concatenate([made[name] for name, _ in program.logits], axis=1)

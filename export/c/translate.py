@@ -19,23 +19,24 @@ from torch.nn import functional as F
 from compiler.passes.max_pool_rows import pool_row
 from compiler.passes.product_nodes import value_of
 from errors import MissingComponentError
-from export.c.ops import LUMA, SIZE, Op, Operand, Program
+from export.c.ops import LUMA, Op, Operand, Program
 
 EXAMPLE_BATCH = 3
 
 
 @torch.no_grad()
-def build_program(core: fx.GraphModule) -> Program:
+def build_program(core: fx.GraphModule, samples: int) -> Program:
     """The operations of a lowered graph.
 
     Args:
         core: from compiler.compile.compile_model with `rows`, lowered to products; its inputs are `luma` and `qindex`.
+        samples: of a block: the columns of `luma`.
 
     Raises:
         MissingComponentError: if it holds an operation that the C library has not.
     """
-    _Shapes(core).run(torch.zeros(EXAMPLE_BATCH, SIZE), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
-    return _Builder(core).run()
+    _Shapes(core).run(torch.zeros(EXAMPLE_BATCH, samples), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
+    return _Builder(core, samples).run()
 
 
 class _Shapes(fx.Interpreter):
@@ -87,8 +88,8 @@ class _Open:
 
 
 class _Builder:
-    def __init__(self, core: fx.GraphModule) -> None:
-        self.core = core
+    def __init__(self, core: fx.GraphModule, samples: int) -> None:
+        self.core, self.samples = core, samples
         self.ops: list[Op] = []
         self.names: dict[fx.Node, str] = {}
         self.pieces: dict[fx.Node, list[fx.Node]] = {}
@@ -99,7 +100,7 @@ class _Builder:
             if node.op == "placeholder":
                 self.names[node] = LUMA if node.target == "luma" else str(node.target)
             elif node.op == "output":
-                return Program(tuple(_late_lookups(self.ops)), self._logits(node.args[0]))
+                return Program(tuple(_late_lookups(self.ops)), self._logits(node.args[0]), self.samples)
             elif node.op != "get_attr" and node not in self.fused:
                 self._emit(node)
         raise AssertionError("a graph has an output")

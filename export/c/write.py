@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bundle import Bundle
 from compiler.compile import CompiledModel, CompileOptions, compile_model
+from description import BLOCKS
 from errors import MissingComponentError
 from export.c.blob import write_blob
 from export.c.int8 import quantise_program, row_ranges
@@ -25,7 +26,8 @@ from train.model import ModelConfig, PartitionModel
 
 SOURCE_DIR = Path(__file__).parent / "source"
 SOURCES = (
-    *("av1part.h", "av1part.c", "av1part_kernel.h", "av1part_plane.h", "av1part_torch.cpp"),
+    *("av1part.h", "av1part_types.h", "av1part_internal.h", "av1part_task.h", "av1part_plane.h", "av1part_kernel.h"),
+    *("av1part.c", "av1part_blob.c", "av1part_kernels.c", "av1part_torch.cpp"),
     *("example.c", "Makefile", "README.md"),
 )
 PRECISIONS = ("fp32", "int8")
@@ -66,7 +68,7 @@ def write_c(bundle: Bundle, target: Path, precisions: tuple[str, ...], announce:
     for precision in precisions:
         program = plain if precision == "fp32" else quantise_program(plain, row_ranges(plain, _calibration()))
         _check(program, model, precision, announce)
-        blob = write_blob(program, bundle.manifest.metrics.get("keep", {}), bundle.manifest.run_sha256)
+        blob = write_blob(program, BLOCKS, bundle.manifest.metrics.get("keep", {}), bundle.manifest.run_sha256)
         written.append(target / blob_name(precision))
         write_atomically(written[-1], blob)
     for name in SOURCES:
@@ -96,12 +98,17 @@ def build_model_program(model: PartitionModel) -> Program:
     require_no_border(model.config)
     compiled, _ = compile_model(model, CompileOptions(lower="gemm", rows=True))
     assert isinstance(compiled, CompiledModel)
-    return build_program(compiled.core)  # type: ignore[arg-type]
+    return build_program(compiled.core, BLOCKS.input.side**2)  # type: ignore[arg-type]
+
+
+def rows_of(blocks: NDArray[np.integer]) -> NDArray[np.float32]:
+    """8-bit blocks [N, S, S] as a program reads them, float32 [N, S * S]."""
+    return blocks.reshape(len(blocks), -1).astype(np.float32)
 
 
 def _calibration() -> Iterator[tuple[NDArray[np.float32], NDArray[np.integer]]]:
     for feed in sample_feeds("uint8"):
-        yield feed["blocks"].reshape(-1, 256).astype(np.float32), feed["qindex"]
+        yield rows_of(feed["blocks"]), feed["qindex"]
 
 
 def _check(program: Program, model: PartitionModel, precision: str, announce: Announce) -> None:
@@ -109,7 +116,7 @@ def _check(program: Program, model: PartitionModel, precision: str, announce: An
     pairs = sample_pairs()
     drawn = np.random.default_rng(1).permutation(len(pairs.block))[:CHECKED]
     blocks, qindex = pairs.blocks[pairs.block[drawn]], pairs.qindex[drawn]
-    made = logits_of(program, run_program(program, blocks.reshape(-1, 256).astype(np.float32), qindex))
+    made = logits_of(program, run_program(program, rows_of(blocks), qindex))
     expected = reference_prediction(model, blocks, qindex, 8).logits
     report = compare(expected, made, qindex, label=pairs.label[drawn])
     require(report, "compiled" if precision == "fp32" else "int8", f"the C library's {precision} program")

@@ -1,21 +1,39 @@
-"""The C library through ctypes: `make c-api` builds it, export/c/source/av1part.h documents it."""
+"""The C library through ctypes: `make c-api` builds it, export/c/source/av1part.h documents it.
+
+library = open_library(ensure_library(print))
+model = CModel(library, Path("model.fp32.av1part"))
+logits, probability = model.predict_blocks(blocks, qindex)
+"""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
 import weakref
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from description import Task
 from errors import ArtefactError, InputError, MissingComponentError, ToolkitError
+from files import write_atomically
+from progress import Announce
 
-PARTITIONS = 10
-LOGITS = 14
-INVALID, IO, CORRUPT, FOREIGN, MEMORY, SAMPLE, MISSING = range(-1, -8, -1)
+INVALID, IO, CORRUPT, FOREIGN, MEMORY, SAMPLE, MISSING, TASK = range(-1, -9, -1)
 """Return codes; 0 is success."""
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SOURCE_DIR = CHECKOUT / "export" / "c" / "source"
+NAME = "libav1part.so"
+HINT = "make c-api builds it; it needs make and a C compiler"
 
 
 class Plane(ctypes.Structure):
@@ -31,6 +49,56 @@ class Plane(ctypes.Structure):
     )
 
 
+def library_path() -> Path:
+    """Where `ensure_library` puts the library: the checkout's build/c, or the user's cache if that cannot be written.
+
+    Raises:
+        MissingComponentError: if there is neither.
+    """
+    if os.access(CHECKOUT, os.W_OK) or (CHECKOUT / "build" / "c" / NAME).exists():
+        return CHECKOUT / "build" / "c" / NAME
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and no entry in the password file
+        message = f"{CHECKOUT} cannot be written, and this user has no cache folder for the C library"
+        raise MissingComponentError(message, "set XDG_CACHE_HOME") from None
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in _sources())).hexdigest()[:16]
+    return cache / "av1-partition-toolkit" / f"c-{digest}" / NAME
+
+
+def ensure_library(announce: Announce) -> Path:
+    """The library's file, built if it is not there or older than its sources; a few seconds.
+
+    Args:
+        announce: told if it has to be built.
+
+    Raises:
+        MissingComponentError: if it is to be built, and there is no compiler, or it fails.
+        OutputError: if it cannot be written.
+    """
+    path = library_path()
+    if path.exists() and path.stat().st_mtime >= max(source.stat().st_mtime for source in _sources()):
+        return path
+    compiler = os.environ.get("CC", "cc")
+    for tool in ("make", compiler.split()[0]):
+        if shutil.which(tool) is None:
+            raise MissingComponentError(f"the C library is not built, and {tool} is not there", HINT)
+    announce(f"building the C library, once: {path}")
+    with tempfile.TemporaryDirectory() as folder:
+        words = ("make", "-s", "-C", str(SOURCE_DIR), f"BUILD={folder}", f"{folder}/{NAME}")
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            last = (done.stderr.strip() or "make says nothing").splitlines()[0]
+            raise MissingComponentError(f"the C library does not compile: {last}", HINT)
+        # Another process may be loading the one that is there: it is replaced, not written over.
+        write_atomically(path, Path(folder, NAME).read_bytes())
+    return path
+
+
+def _sources() -> list[Path]:
+    return sorted([*SOURCE_DIR.glob("av1part*.[ch]"), SOURCE_DIR / "Makefile"])
+
+
 def open_library(path: Path) -> ctypes.CDLL:
     """Load libav1part.
 
@@ -40,14 +108,19 @@ def open_library(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(Path(path).resolve()))
     except OSError as error:
-        raise MissingComponentError(f"{path} cannot be loaded: {error}", "make c-api builds it") from None
+        raise MissingComponentError(f"{path} cannot be loaded: {error}", HINT) from None
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     for name, result, arguments in (
+        ("version", ctypes.c_char_p, ()),
         ("message", ctypes.c_char_p, (ctypes.c_int,)),
         ("open_file", ctypes.c_int, (pointer, ctypes.c_char_p)),
         ("open_memory", ctypes.c_int, (pointer, pointer, size)),
         ("close", None, (pointer,)),
         ("scratch_size", size, (pointer,)),
+        ("side", ctypes.c_int, (pointer,)),
+        ("types", ctypes.c_int, (pointer,)),
+        ("logits", ctypes.c_int, (pointer,)),
+        ("task", ctypes.c_char_p, (pointer,)),
         ("instructions", ctypes.c_char_p, (pointer,)),
         ("use", ctypes.c_int, (pointer, ctypes.c_char_p)),
         ("precision", ctypes.c_int, (pointer,)),
@@ -76,9 +149,14 @@ class CModel:
         blob: a file, or its contents.
         instructions: "avx2" and so on, to use less than this machine has; empty for the best.
 
+    Attributes:
+        side: of a block and its node, in samples.
+        types: partition types of a node: columns of probability.
+        logits: of a node.
+
     Raises:
         ArtefactError: if the blob is none, damaged or of another version.
-        MissingComponentError: if this machine has not these instructions.
+        MissingComponentError: if this machine has not these instructions, or the library does not serve its task.
         InputError: if the file cannot be read.
     """
 
@@ -90,12 +168,15 @@ class CModel:
             self._blob[:] = np.frombuffer(blob, np.uint8)
             code = library.av1part_open_memory(ctypes.byref(self._model), self._blob.ctypes.data, len(blob))
         else:
-            code = library.av1part_open_file(ctypes.byref(self._model), str(blob).encode())
+            code = library.av1part_open_file(ctypes.byref(self._model), os.fsencode(blob))
         self._check(code)
         if instructions:
             self._check(library.av1part_use(self._model, instructions.encode()))
         weakref.finalize(self, library.av1part_close, self._model)
         self._scratch = _aligned(library.av1part_scratch_size(self._model))
+        self.side: int = library.av1part_side(self._model)
+        self.types: int = library.av1part_types(self._model)
+        self.logits: int = library.av1part_logits(self._model)
 
     def for_thread(self) -> CModel:
         """The same open model with scratch memory of its own, for another thread."""
@@ -108,6 +189,27 @@ class CModel:
     def instructions(self) -> str:
         """What it computes with."""
         return str(self._library.av1part_instructions(self._model).decode())
+
+    @property
+    def version(self) -> str:
+        """Of the library, such as "2.0.0"."""
+        return str(self._library.av1part_version().decode())
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model reads and answers.
+
+        Raises:
+            ArtefactError: if its words describe no task of this version, or another than its numbers.
+        """
+        try:
+            task = Task.from_json(json.loads(self._library.av1part_task(self._model)))
+        except ValueError as error:
+            raise ArtefactError(f"the blob's task cannot be read: {error}", "export it again with --c") from None
+        level, *others = task.levels
+        if others or (task.input.side, len(level.types), level.logits) != (self.side, self.types, self.logits):
+            raise ArtefactError("the blob's task is not the one of its numbers", "export it again with --c")
+        return task
 
     @property
     def precision(self) -> str:
@@ -127,18 +229,22 @@ class CModel:
     def predict_blocks(
         self, blocks: NDArray[np.integer], qindex: NDArray[np.integer], bit_depth: int = 8
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits float32 [N, 14] and probability float32 [N, 10].
+        """Logits float32 [N, logits] and probability float32 [N, types].
 
         Args:
-            blocks: uint8 or uint16 [N, 16, 16].
+            blocks: uint8 or uint16 [N, side, side].
             qindex: 0-255, integer [N].
             bit_depth: 8, 10 or 12.
 
         Raises:
-            InputError: if a sample is above the bit depth.
+            InputError: if a sample is above the bit depth, a qindex out of range, or an array of another shape or type.
         """
+        if blocks.shape[1:] != (self.side, self.side) or blocks.dtype not in (np.uint8, np.uint16):
+            raise InputError(f"blocks are {blocks.dtype} {list(blocks.shape)}, not [N, {self.side}, {self.side}]")
+        if qindex.shape != blocks.shape[:1] or (len(qindex) and not 0 <= qindex.min() <= qindex.max() <= 255):
+            raise InputError(f"{len(blocks)} blocks need as many qindex, each 0-255")
         blocks, levels = np.ascontiguousarray(blocks), np.ascontiguousarray(qindex, np.uint8)
-        logits, probability = (np.empty((len(blocks), n), np.float32) for n in (LOGITS, PARTITIONS))
+        logits, probability = (np.empty((len(blocks), n), np.float32) for n in (self.logits, self.types))
         self._check(
             self._library.av1part_predict_blocks(
                 *(self._model, blocks.ctypes.data, len(blocks), bit_depth, blocks.itemsize, levels.ctypes.data),
@@ -150,7 +256,7 @@ class CModel:
     def predict_plane(
         self, luma: NDArray[np.integer], qindex: int, threshold: float = 0.0, bit_depth: int = 8
     ) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
-        """Probability float32 [rows, columns, 10] and candidate masks uint16 [rows, columns] of a plane's nodes.
+        """Probability float32 [rows, columns, types] and candidate masks uint16 [rows, columns] of a plane's nodes.
 
         Args:
             luma: uint8 or uint16 [H, W]; rows may lie at any distance, upwards too.
@@ -164,8 +270,8 @@ class CModel:
         height, width = luma.shape
         if luma.strides[1] != luma.itemsize:
             raise ValueError("the samples of a row must lie side by side")
-        nodes = -(-height // 16), -(-width // 16)
-        probability, masks = np.empty((*nodes, PARTITIONS), np.float32), np.empty(nodes, np.uint16)
+        nodes = -(-height // self.side), -(-width // self.side)
+        probability, masks = np.empty((*nodes, self.types), np.float32), np.empty(nodes, np.uint16)
         plane = Plane(luma.ctypes.data, luma.strides[0], width, height, bit_depth, luma.itemsize)
         self._check(
             self._library.av1part_predict_plane(
@@ -181,6 +287,8 @@ class CModel:
         message = self._library.av1part_message(code).decode()
         if code in (CORRUPT, FOREIGN):
             raise ArtefactError(message, "export it again with --c")
+        if code == TASK:
+            raise MissingComponentError(message, "use another runtime")
         if code == MISSING:
             raise MissingComponentError(message)
         raise (InputError if code in (IO, SAMPLE) else ToolkitError)(message)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bundle import Bundle
 from errors import ArtefactError, MissingComponentError
+from infer.arrays import check_batch
 from infer.session import Prediction, SessionInfo, SessionOptions
 from infer.sessions.c_library import CModel, open_library
 
@@ -38,6 +39,7 @@ class CSession:
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
+        check_batch(blocks, qindex, self._task.input, self._bit_depth)
         logits, probability = self._model.predict_blocks(
             blocks.astype(self._dtype, copy=False), qindex, self._bit_depth
         )

@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from description import Task
 from infer.session import SIZES, Batch, Fill, Prediction, joined
-from partition import LOGITS, NODE_SIZE, Partition
 
 SLOTS = 3
 _WARM_UP = 3
 
 Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Blocks [N, S, S] and qindex int32 [N] on the GPU to logits [N, 14], probability [N, 10] and partition [N]."""
+"""Blocks [N, S, S] and qindex int32 [N] on the GPU to logits, probability and partition, as of infer.session."""
 
 
 class Slot:
@@ -35,17 +35,17 @@ class Slot:
     Attributes:
         blocks: pinned, uint8 (int32 above 8 bit) [size, side, side]: write them here, or use `fill`.
         qindex: pinned, int32 [size].
-        logits, probability, partition: pinned, float32 [size, 14], float32 [size, 10], uint8 [size].
+        logits, probability, partition: pinned, as infer.session.Prediction's of `size` blocks.
     """
 
-    def __init__(self, compute: Compute, size: int, dtype: torch.dtype, side: int = NODE_SIZE) -> None:
-        self.size = size
+    def __init__(self, compute: Compute, size: int, dtype: torch.dtype, task: Task) -> None:
+        self.size, side = size, task.input.side
         shapes = {
             "blocks": ((size, side, side), dtype),
             "qindex": ((size,), torch.int32),
-            "logits": ((size, LOGITS), torch.float32),
-            "probability": ((size, len(Partition)), torch.float32),
-            "partition": ((size,), torch.uint8),
+            "logits": ((size, task.logits), torch.float32),
+            "probability": ((size, task.probabilities), torch.float32),
+            "partition": ((size,) if task.one_node else (size, task.nodes), torch.uint8),
         }
         self._host = {n: torch.zeros(shape, dtype=kind).pin_memory() for n, (shape, kind) in shapes.items()}
         self._inputs = tuple(self._host[n].cuda() for n in ("blocks", "qindex"))
@@ -99,7 +99,7 @@ class Slot:
         return Prediction(self.logits[:0], self.probability[part], self.partition[part])
 
     def take(self, with_logits: bool = True) -> Prediction:
-        """Wait, and copy out the results of what `fill` wrote; without logits, these are an empty array [0, 14]."""
+        """Wait, and copy out the results of what `fill` wrote; without logits, these are an empty array."""
         self.wait()
         part = slice(0, self._count)
         logits = self.logits[part if with_logits else slice(0, 0)]
@@ -109,7 +109,7 @@ class Slot:
 class DeviceBatch:
     """A batch whose blocks are on the GPU already: no copy to or from the host."""
 
-    def __init__(self, compute: Compute, size: int, dtype: torch.dtype, side: int = NODE_SIZE) -> None:
+    def __init__(self, compute: Compute, size: int, dtype: torch.dtype, side: int) -> None:
         self._inputs = (
             torch.zeros(size, side, side, dtype=dtype, device="cuda"),
             torch.zeros(size, dtype=torch.int32, device="cuda"),

@@ -21,6 +21,7 @@ from bundle import Bundle
 from compiler.compile import CompiledModel, CompileOptions, compile_model
 from compiler.graph import outputs
 from errors import MissingComponentError
+from infer.arrays import check_batch
 from infer.session import SIZES, Batch, Fill, Prediction, SessionInfo, SessionOptions
 from infer.sessions.cublaslt import CublasLt
 from infer.sessions.device_pipeline import DeviceBatch, DevicePipeline, Slot
@@ -54,8 +55,9 @@ class FusedSession:
         network = FusedNetwork(model, options.bit_depth).cuda()
         self._compiled = torch.compile(network, dynamic=False, fullgraph=True)
         dtype = torch.uint8 if options.bit_depth == 8 else torch.int32
-        self._side = model.config.side
-        self.pipeline = DevicePipeline(lambda size: Slot(self.compute, size, dtype, self._side), sizes, announce)
+        task = bundle.manifest.task
+        self._form, self._bit_depth = task.input, options.bit_depth
+        self.pipeline = DevicePipeline(lambda size: Slot(self.compute, size, dtype, task), sizes, announce)
         self.batch = sizes[-1]
         self.dtype = np.dtype(np.uint8 if options.bit_depth == 8 else np.int32)
         self._sizes, self._dtype = sizes, dtype
@@ -79,19 +81,19 @@ class FusedSession:
         """Predict blocks that are on the GPU, without a copy to the host.
 
         Args:
-            blocks: raw samples [N, S, S] on the session's GPU, S being 16, or 32 with a border; uint8 at 8 bit and
+            blocks: raw samples [N, S, S] on the session's GPU, S being the side of the task's input; uint8 at 8 bit and
                 int32 above: a tensor, or what speaks DLPack; N at most the largest batch size.
             qindex: int32 [N], likewise.
 
         Returns:
-            Logits float32 [N, 14], probability float32 [N, 10] and partition uint8 [N] on the GPU, valid until the
-            next call; enqueued on the current stream.
+            Logits, probability and partition on the GPU as infer.session.Prediction's, valid until the next call;
+            enqueued on the current stream.
 
         Raises:
             ValueError: if they are of another shape or dtype, or not on a GPU.
         """
         blocks, qindex = (t if isinstance(t, Tensor) else torch.utils.dlpack.from_dlpack(t) for t in (blocks, qindex))
-        count, side = len(blocks), self._side
+        count, side = len(blocks), self._form.side
         if blocks.shape != (count, side, side) or blocks.dtype != self._dtype or not blocks.is_cuda:
             raise ValueError(
                 f"blocks are {self._dtype} [N, {side}, {side}] on the GPU, not {blocks.dtype} {tuple(blocks.shape)}"
@@ -107,6 +109,7 @@ class FusedSession:
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
+        check_batch(blocks, qindex, self._form, self._bit_depth)
         return self.pipeline.predict(blocks, qindex)
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[Prediction]:

@@ -12,12 +12,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from bundle import Bundle
+from description import Task
 from errors import ArtefactError, MissingComponentError
+from infer.arrays import check_batch, output_forms, prediction_of
 from infer.session import SIZES, Prediction, SessionInfo, SessionOptions, joined
 from machine import cuda_devices
-from partition import LOGITS, NODE_SIZE, Partition
 
-_OUTPUTS = ["logits", "probability", "partition"]
 # By default the CUDA provider multiplies float32 in TF32, with 10 bits of mantissa: 4e-2 off in our logits on an H200.
 _OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "1"}}
 _QUIET = 3  # errors only: onnxruntime warns of every node it keeps on the CPU by choice
@@ -38,8 +38,6 @@ class OnnxRuntimeSession:
         form = options.input_form
         name = bundle.find("onnx", options.precision, form)
         provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
-        if cuda and options.precision == "int8":
-            raise MissingComponentError("int8 files are for CPUs", "--runtime onnxruntime-cpu runs them")
         if cuda:
             _require_cuda()
         self._session = _create(str(bundle.path(name)), provider, options.threads)
@@ -48,11 +46,12 @@ class OnnxRuntimeSession:
             raise MissingComponentError(
                 f"onnxruntime fell back to {in_use[0]}", "onnxruntime-gpu needs the CUDA 13 and cuDNN 9 libraries"
             )
-        _check_graph(self._session, bundle.path(name), form)
+        self._task = bundle.manifest.task
+        _check_graph(self._session, bundle.path(name), form, self._task)
+        self._depth = options.bit_depth
         self._bit_depth = np.array(options.bit_depth, np.int32) if form == "int32" else None
         self._dtype = np.dtype(np.int32 if form == "int32" else np.uint8)
         self._bound: dict[int, BoundBatch] | None = {} if cuda else None
-        self._side = bundle.manifest.side
         self.info = SessionInfo(
             runtime="onnxruntime-cuda" if cuda else "onnxruntime-cpu",
             version=onnxruntime.__version__,
@@ -64,6 +63,7 @@ class OnnxRuntimeSession:
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
+        check_batch(blocks, qindex, self._task.input, self._depth)
         if self._bound is None:
             return self._run(blocks, qindex)
         parts = [
@@ -79,16 +79,17 @@ class OnnxRuntimeSession:
         }
         if self._bit_depth is not None:
             feeds["bit_depth"] = self._bit_depth
-        logits, probability, partition = self._session.run(_OUTPUTS, feeds)
-        return Prediction(logits, probability, partition.astype(np.uint8))
+        outputs = self._session.run(list(self._task.output_names), feeds)
+        return prediction_of(outputs, self._task, len(blocks), self.info.file)
 
     def _run_bound(
         self, bound: dict[int, BoundBatch], blocks: NDArray[np.integer], qindex: NDArray[np.integer]
     ) -> Prediction:
         size = next(s for s in SIZES if s >= len(blocks))
         if size not in bound:
-            bound[size] = BoundBatch(self._session, size, self._dtype, self._bit_depth, "cuda", self._side)
-        return bound[size].predict(blocks, qindex)
+            bound[size] = BoundBatch(self._session, size, self._dtype, self._bit_depth, "cuda", self._task)
+        outputs = bound[size].run(blocks, qindex)
+        return prediction_of(outputs, self._task, len(blocks), self.info.file)
 
 
 class BoundBatch:
@@ -101,7 +102,7 @@ class BoundBatch:
         dtype: np.dtype,
         bit_depth: NDArray[np.int32] | None,
         device: str,
-        side: int = NODE_SIZE,
+        task: Task,
     ) -> None:
         """Args:
         session: onnxruntime's.
@@ -109,9 +110,10 @@ class BoundBatch:
         dtype: of the blocks.
         bit_depth: the scalar input, for files that have it.
         device: "cuda" or "cpu".
-        side: of the blocks, in samples.
+        task: what the file reads and answers.
         """
-        self._session, self._size = session, size
+        self._session, self._names = session, task.output_names
+        side = task.input.side
         self._host = {"blocks": np.zeros((size, side, side), dtype), "qindex": np.zeros(size, np.int32)}
         fixed = {} if bit_depth is None else {"bit_depth": bit_depth}
         self._binding = session.io_binding()
@@ -120,13 +122,8 @@ class BoundBatch:
             for name, value in (self._host | fixed).items()
         }
         self._outputs = {
-            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, device, 0)
-            for name, shape, kind in zip(
-                _OUTPUTS,
-                ((size, LOGITS), (size, len(Partition)), (size,)),
-                (np.float32, np.float32, np.int32),
-                strict=True,
-            )
+            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type((size, *shape), np.dtype(dtype).type, device, 0)
+            for name, (dtype, shape) in output_forms(task).items()
         }
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
@@ -136,15 +133,14 @@ class BoundBatch:
         if device == "cuda":
             self._options.add_run_config_entry("gpu_graph_id", str(size))
 
-    def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
-        """As Session.predict, for at most `size` blocks; what is left of the buffers stays as it was."""
+    def run(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> list[NDArray[Any]]:
+        """The graph's outputs for at most `size` blocks; what is left of the buffers stays as it was."""
         count = len(blocks)
         for name, value in (("blocks", blocks), ("qindex", qindex)):
             self._host[name][:count] = value
             self._inputs[name].update_inplace(self._host[name])
         self._session.run_with_iobinding(self._binding, self._options)
-        logits, probability, partition = (self._outputs[name].numpy()[:count] for name in _OUTPUTS)
-        return Prediction(logits, probability, partition.astype(np.uint8))
+        return [self._outputs[name].numpy()[:count] for name in self._names]
 
 
 def _require_cuda() -> None:
@@ -157,10 +153,10 @@ def _require_cuda() -> None:
             onnxruntime.preload_dlls()
 
 
-def _check_graph(session: Any, path: Path, form: str) -> None:
+def _check_graph(session: Any, path: Path, form: str, task: Task) -> None:
     inputs = {"blocks", "qindex", "bit_depth"} if form == "int32" else {"blocks", "qindex"}
     found = {i.name for i in session.get_inputs()}, {o.name for o in session.get_outputs()}
-    if found != (inputs, set(_OUTPUTS)):
+    if found != (inputs, set(task.output_names)):
         raise ArtefactError(f"{path} is no partition predictor: its graph has other inputs or outputs", "export again")
 
 

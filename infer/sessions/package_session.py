@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bundle import Bundle
 from errors import ArtefactError, MissingComponentError
+from infer.arrays import check_batch, prediction_of
 from infer.session import Prediction, SessionInfo, SessionOptions, joined
 from infer.sessions.package_record import PackageRecord
 
@@ -51,7 +52,7 @@ class PackageSession:
             self._run = torch._inductor.aoti_load_package(str(bundle.path(name)))
         except Exception as error:
             raise ArtefactError(f"PyTorch refuses {bundle.path(name)}: {error}", "export again") from None
-        self._device = record.device
+        self._device, self._task = record.device, bundle.manifest.task
         on_gpu = record.device == "cuda"
         if on_gpu and not torch.cuda.is_available():
             raise MissingComponentError(f"{name} needs a CUDA GPU", "see nvidia-smi")
@@ -67,13 +68,13 @@ class PackageSession:
     @torch.no_grad()
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
+        check_batch(blocks, qindex, self._task.input, 8)
         parts = []
         for start in range(0, len(blocks), _BATCH):
             part = slice(start, start + _BATCH)
             given = np.ascontiguousarray(blocks[part], np.uint8), np.ascontiguousarray(qindex[part], np.int32)
             with exact_float32():
-                logits, probability, partition = self._run(*(torch.from_numpy(a).to(self._device) for a in given))
-            parts.append(
-                Prediction(logits.cpu().numpy(), probability.cpu().numpy(), partition.cpu().numpy().astype(np.uint8))
-            )
+                outputs = self._run(*(torch.from_numpy(a).to(self._device) for a in given))
+            found = [output.cpu().numpy() for output in outputs]
+            parts.append(prediction_of(found, self._task, len(given[0]), self.info.file))
         return joined(parts)

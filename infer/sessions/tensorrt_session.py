@@ -15,21 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle
-from errors import ArtefactError, ForeignArtefactError, MissingComponentError
+from errors import ArtefactError, ForeignArtefactError, MissingComponentError, UntrustedCodeError
+from infer.arrays import check_batch, output_forms, prediction_of
 from infer.session import Prediction, SessionInfo, SessionOptions
 from infer.sessions.cuda import Driver, Gpu, Memory, spell_sm
 from infer.sessions.engine_record import EngineRecord
 from infer.sessions.tensorrt_library import Library, make_log, open_library
-from partition import LOGITS
 
-_CLASSES = 10
 # The contract of the graph (docs/DESIGN.md, Model), as the engine must give it back: type, and shape after N.
 _Tensors = dict[str, tuple[str, tuple[int, ...]]]
-_OUTPUTS: _Tensors = {
-    "logits": ("float32", (LOGITS,)),
-    "probability": ("float32", (_CLASSES,)),
-    "partition": ("int32", ()),
-}
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
 
 
@@ -46,6 +40,7 @@ class TensorRtSession:
         MissingComponentError: if the bundle holds no such engine, the library is not installed, there is no GPU, or
             its memory does not suffice.
         ForeignArtefactError: if the engines are for another GPU, driver or version; the hint rebuilds them.
+        UntrustedCodeError: if the engine carries code for the CPU, and the options do not let it run.
         ArtefactError: if the engine is no partition predictor, or not of the ONNX file beside it.
     """
 
@@ -57,6 +52,8 @@ class TensorRtSession:
         self._driver = make_driver()
         gpu = self._driver.gpu()
         name, record = choose_engine(bundle, engines, library, gpu)
+        if record.version_compatible and not options.run_code:
+            raise UntrustedCodeError(f"{name} carries code of its own for the CPU")
         _require_same_graph(bundle, name, record)
         self._log = make_log(library)
         # The runtime must outlive the engine.
@@ -64,8 +61,9 @@ class TensorRtSession:
         self._engine = self._load(library, bundle.path(name).read_bytes(), name, record)
         self._int32 = options.input_form == "int32"
         self._bit_depth = np.array(options.bit_depth, np.int32)
-        self._inputs = _inputs_of(bundle.manifest.side, self._int32)
-        _check_tensors(self._engine, self._inputs | _OUTPUTS, name)
+        self._task = bundle.manifest.task
+        self._inputs, self._outputs = _inputs_of(self._task.input.side, self._int32), output_forms(self._task)
+        _check_tensors(self._engine, self._inputs | self._outputs, name)
         least, _, most = (int(shape[0]) for shape in self._engine.get_tensor_profile_shape("blocks", 0))
         self._least, self._most = least, most
         self._context = self._engine.create_execution_context()
@@ -85,11 +83,12 @@ class TensorRtSession:
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict; splits batches that the engine's profile does not hold."""
+        check_batch(blocks, qindex, self._task.input, int(self._bit_depth))
         self._driver.enter()
         chunks = [slice(start, start + self._most) for start in range(0, len(blocks), self._most)]
         parts = [self._run(blocks[chunk], qindex[chunk]) for chunk in chunks]
-        logits, probability, partition = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Prediction(logits, probability, partition.astype(np.uint8))
+        outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return prediction_of(outputs, self._task, len(blocks), self.info.file)
 
     def _run(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> tuple[NDArray[Any], ...]:
         """One call of the engine; a batch smaller than the profile's least is filled up with zeros."""
@@ -102,7 +101,7 @@ class TensorRtSession:
             if name != "bit_depth" and not self._context.set_input_shape(name, values.shape):
                 raise self._failure(f"refuses {name} of shape {values.shape}")
             self._driver.upload(self._bind(name, values.nbytes), values, self._stream)
-        found = {name: np.empty((size, *shape), dtype) for name, (dtype, shape) in _OUTPUTS.items()}
+        found = {name: np.empty((size, *shape), dtype) for name, (dtype, shape) in self._outputs.items()}
         memory = {name: self._bind(name, values.nbytes) for name, values in found.items()}
         if not self._context.execute_async_v3(self._stream):
             raise self._failure("does not run")
@@ -125,8 +124,7 @@ class TensorRtSession:
     def _load(self, library: Library, plan: bytes, name: str, record: EngineRecord) -> Any:
         if library.has("Runtime.get_engine_validity"):
             self._require_valid(library, plan, name, record)
-        if record.version_compatible:
-            # Such an engine carries a runtime of its own: host code, as trusted as the bundle it is hashed in.
+        if record.version_compatible:  # such an engine carries a runtime of its own: code for the CPU
             self._runtime.engine_host_code_allowed = True
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:

@@ -9,9 +9,10 @@ from torch import nn
 
 from bundle import Bundle
 from errors import ArtefactError, MissingComponentError
+from infer.arrays import check_batch
 from infer.session import Prediction, SessionInfo, SessionOptions
 from train.checkpoint import load_weights
-from train.model import ModelConfig, PartitionModel, chain_rule
+from train.model import ModelConfig, PartitionModel, probabilities
 
 REFERENCE_BATCH = 4096
 
@@ -45,6 +46,7 @@ class TorchSession:
 
     def predict(self, blocks: NDArray[np.integer], qindex: NDArray[np.integer]) -> Prediction:
         """As Session.predict."""
+        check_batch(blocks, qindex, self._model.config.form, self._bit_depth)
         return reference_prediction(self._model, blocks, qindex, self._bit_depth)
 
 
@@ -56,7 +58,7 @@ def open_weights(bundle: Bundle) -> tuple[PartitionModel, str]:
     """
     name = bundle.find("weights", "fp32")
     try:
-        config = ModelConfig(**bundle.manifest.model)
+        config = ModelConfig.from_json(bundle.manifest.model, bundle.manifest.task)
     except (TypeError, ValueError) as error:
         raise ArtefactError(f"{bundle.root} describes no model of this version: {error}", "export again") from None
     return load_weights(bundle.path(name), config), name
@@ -64,13 +66,25 @@ def open_weights(bundle: Bundle) -> tuple[PartitionModel, str]:
 
 @torch.no_grad()
 def reference_prediction(
-    model: nn.Module, blocks: NDArray[np.integer], qindex: NDArray[np.integer], bit_depth: int
+    model: PartitionModel, blocks: NDArray[np.integer], qindex: NDArray[np.integer], bit_depth: int
 ) -> Prediction:
-    """What a model in eval mode says, in batches that bound memory.
+    """What a model in eval mode says; arguments as reference_logits."""
+    task = model.config.task
+    logits = torch.from_numpy(reference_logits(model, blocks, qindex, bit_depth))
+    probability = probabilities(logits, task).numpy()
+    partition = task.likeliest(probability)
+    return Prediction(logits.numpy(), probability, partition[:, 0] if task.one_node else partition)
+
+
+@torch.no_grad()
+def reference_logits(
+    model: nn.Module, blocks: NDArray[np.integer], qindex: NDArray[np.integer], bit_depth: int
+) -> NDArray[np.float32]:
+    """Logits float32 [N, task.logits] of a model in eval mode, in batches that bound memory.
 
     Args:
-        model: on the CPU; maps (blocks, qindex, bit_depth) to logits [N, 14].
-        blocks: [N, S, S], uint8 or uint16, N at least 1; S is the side that the model reads.
+        model: on the CPU; maps (blocks, qindex, bit_depth) to logits: a PartitionModel, or a compiled one.
+        blocks: [N, S, S], uint8 or uint16, N at least 1; S is the side of the task's input.
         qindex: 0-255, integer [N].
         bit_depth: 8, 10 or 12.
     """
@@ -79,6 +93,4 @@ def reference_prediction(
         part = slice(start, start + REFERENCE_BATCH)
         samples = torch.from_numpy(np.ascontiguousarray(blocks[part], np.uint8 if bit_depth == 8 else np.int32))
         parts.append(model(samples, torch.from_numpy(qindex[part].astype(np.int64)), bit_depth))
-    logits = torch.cat(parts)
-    probability = chain_rule(logits)
-    return Prediction(logits.numpy(), probability.numpy(), probability.argmax(1).numpy().astype(np.uint8))
+    return torch.cat(parts).numpy()

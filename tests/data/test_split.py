@@ -69,5 +69,5 @@ def test_bad_split_files(tmp_path, text, expected):
     path.write_text(text)
     with pytest.raises(InputError, match=expected):
         read_split_file(path)
-    with pytest.raises(InputError, match="no split file"):
+    with pytest.raises(InputError, match="no such file"):
         read_split_file(tmp_path / "none.csv")

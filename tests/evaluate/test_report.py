@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from description import BLOCKS
 from errors import ArtefactError, InputError
 from evaluate.overlay import write_overlay
 from evaluate.report import evaluate_artefact, table
 from partition import COVERED, PARTITION_NAMES
 from tests import helpers
-from train.measures.metrics import evaluate_logits
+from train.measures.judgement import evaluate_logits
 
 
 def silent(*_):
@@ -27,7 +28,7 @@ def test_a_run_and_its_bundle_are_judged_alike(artefact, tiny_dataset, request):
     pairs = load_split(open_dataset(tiny_dataset), "val")
     model = open_run(request.getfixturevalue("run_dir")).model
     logits = reference_prediction(model, pairs.blocks[pairs.block], pairs.qindex, 8).logits
-    expected = evaluate_logits(logits, pairs.qindex, pairs.label)
+    expected = evaluate_logits(logits, pairs.qindex, pairs.label, BLOCKS)
     said = []
     report = evaluate_artefact(request.getfixturevalue(artefact), tiny_dataset, "val", silent, said.append)
     assert report["all"]["confusion"] == expected["all"]["confusion"]
@@ -49,7 +50,7 @@ def test_the_table_shows_always_none_beside_accuracy_and_every_class_and_band(ru
 
 
 def test_a_set_without_nodes_has_a_dash_where_nodes_would_stand():
-    report = evaluate_logits(np.zeros((8, 14)), np.full(8, 100), np.full(8, COVERED))
+    report = evaluate_logits(np.zeros((8, 14)), np.full(8, 100), np.full((8, 1), COVERED), BLOCKS)
     assert "nodes" not in report
     assert table(report).splitlines()[1].split()[-1] == "-"
 

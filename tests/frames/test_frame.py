@@ -73,12 +73,12 @@ def test_truncated_y4m_says_how_many_frames_were_whole(tmp_path, cut):
 
 HEADERS = {
     "no Y4M file": "YUV5MPEG2 W48 H32",
-    "gives no width and height": "YUV4MPEG2 W48 C420",
-    "gives no width": "YUV4MPEG2 W48 Hx C420",
+    "gives no height": "YUV4MPEG2 W48 C420",
+    "gives no width": "YUV4MPEG2 Wx H48 C420",
     "C411 is not read": "YUV4MPEG2 W48 H32 C411",
     "C444alpha is not read": "YUV4MPEG2 W48 H32 C444alpha",
     "has 16 bits per sample": "YUV4MPEG2 W48 H32 C420p16",
-    "both sides must be 16-65536": "YUV4MPEG2 W48 H15 C420",
+    "frames are 48x15: height must be 16 to 65536": "YUV4MPEG2 W48 H15 C420",
     "frames are 0x32": "YUV4MPEG2 W0 H32 C420",
     "frames are 65537x32": "YUV4MPEG2 W65537 H32 C420",
 }
@@ -138,7 +138,7 @@ def test_grey_pictures_are_monochrome(tmp_path):
 def test_deep_grey_pictures_need_their_depth(tmp_path):
     luma = random_luma(1, 40, 24, 10)
     Image.fromarray(luma).save(tmp_path / "a.png")
-    assert same(next(iter(open_frames(tmp_path / "a.png", picture_depth=10))), Frame((luma,)))
+    assert same(next(iter(open_frames(tmp_path / "a.png", bit_depth=10))), Frame((luma,)))
     with pytest.raises(InputError, match="16-bit samples"):
         open_frames(tmp_path / "a.png")
 

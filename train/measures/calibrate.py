@@ -17,33 +17,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from partition import HEADS, QINDEX_BANDS, head_slices, head_targets
+from description import NO_SAY, Task
+from partition import QINDEX_BANDS
 from train.measures.metrics import as_none
+from train.measures.rows import level_rows
 
 QINDEX_VALUES = 256
 STEPS = 50
 
 
 def fit_sharpness(
-    logits: NDArray[np.floating], qindex: NDArray[np.integer], label: NDArray[np.integer]
+    logits: NDArray[np.floating], qindex: NDArray[np.integer], label: NDArray[np.integer], task: Task
 ) -> NDArray[np.float32]:
-    """1 / temperature of every logit by qindex, float32 [256, 14], that minimises each head's log loss.
+    """1 / temperature of every logit of a node by qindex, that minimises each head's log loss.
 
     Args:
-        logits: float [M, 14], of a model without temperatures.
+        logits: float [M, task.logits], of a model without temperatures.
         qindex: 0-255, integer [M].
-        label: 0-9 or COVERED (which counts as NONE), integer [M].
+        label: partition id, COVERED (which counts as NONE) or OUTSIDE (which does not count), integer [M, task.nodes].
+        task: whose arrays these are.
+
+    Returns:
+        float32 [256, logits of a node], level after level: PartitionModel.sharpness.
     """
-    z, label = torch.from_numpy(np.asarray(logits, np.float64)), as_none(label)
-    basis, rows = qindex_basis(), torch.from_numpy(qindex.astype(np.int64))
-    sharpness = np.ones((QINDEX_VALUES, z.shape[1]), np.float32)
-    for head, part in head_slices().items():
-        target = torch.from_numpy(head_targets()[head][label])
-        say = target >= 0
-        if say.any():
-            fitted = _fit_head(z[say, part], target[say], basis[rows[say]])
-            sharpness[:, part] = (basis @ fitted).exp()[:, None].expand(-1, len(HEADS[head])).float().numpy()
-    return sharpness
+    basis, parts = qindex_basis(), []
+    for rows in level_rows(logits, label, task):
+        z, known = torch.from_numpy(np.asarray(rows.logits, np.float64)), as_none(rows.label)
+        at = torch.from_numpy(qindex[rows.pair].astype(np.int64))
+        sharpness = np.ones((QINDEX_VALUES, rows.level.logits), np.float32)
+        for head, part in rows.level.slices.items():
+            target = torch.from_numpy(rows.level.targets[head][known])
+            say = target != NO_SAY
+            if say.any():
+                fitted = _fit_head(z[say, part], target[say], basis[at[say]])
+                sharpness[:, part] = (basis @ fitted).exp()[:, None].float().numpy()
+        parts.append(sharpness)
+    return np.concatenate(parts, 1)
 
 
 def _fit_head(logits: Tensor, target: Tensor, basis: Tensor) -> Tensor:

@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partition import Partition, candidate_sets
+from partition import candidate_sets
 
 SHARES = ("0.99", "0.98", "0.95")
+NONE_COLUMN = 0
+"""NONE is the first type of every level."""
+
 CURVE_THRESHOLDS = tuple(float(f"{t:.3g}") for t in np.geomspace(1e-4, 0.5, 25))
 
 
@@ -44,8 +47,8 @@ def fit_keep(probability: NDArray[np.floating], label: NDArray[np.integer], fitt
     """The highest threshold, to four digits, that keeps the true type of each share of SHARES.
 
     Args:
-        probability: float [M, 10], M at least 1.
-        label: 0-9, integer [M].
+        probability: float [K, types]; K at least 1.
+        label: column of each node's type, integer [K].
         fitted_on: a name for these pairs.
     """
     true = np.sort(_true_probability(probability, label))
@@ -57,7 +60,7 @@ def fit_keep(probability: NDArray[np.floating], label: NDArray[np.integer], fitt
 def _true_probability(probability: NDArray[np.floating], label: NDArray[np.integer]) -> NDArray[np.float64]:
     """Of each pair's own type, float64 [M]; 1 for NONE, which is always kept."""
     true = probability[np.arange(len(label)), label].astype(np.float64)
-    return np.where(label == Partition.NONE, 1.0, true)
+    return np.where(label == NONE_COLUMN, 1.0, true)
 
 
 def _rounded_down(value: float) -> float:
@@ -74,8 +77,8 @@ def operating_point(
     """What one threshold does on a set of pairs.
 
     Args:
-        probability: float [M, 10], M at least 1.
-        label: 0-9, integer [M].
+        probability: float [K, types]; K at least 1.
+        label: column of each node's type, integer [K].
         threshold: 0-1.
 
     Returns:
@@ -96,8 +99,8 @@ def candidate_report(probability: NDArray[np.floating], label: NDArray[np.intege
     """The named thresholds, and the whole curve, on a set of pairs.
 
     Args:
-        probability: float [M, 10], M at least 1.
-        label: 0-9, integer [M].
+        probability: float [K, types]; K at least 1.
+        label: column of each node's type, integer [K].
         keep: the named thresholds.
 
     Returns:
@@ -112,9 +115,14 @@ def candidate_report(probability: NDArray[np.floating], label: NDArray[np.intege
 
 
 def recorded_keep(evaluation: Mapping[str, Any]) -> Keep | None:
-    """The thresholds that a run.json's evaluation or a manifest's metrics hold; None if they hold none."""
-    return (
-        Keep(evaluation["keep"], str(evaluation.get("keep_fitted_on", "unknown pairs")))
-        if "keep" in evaluation
-        else None
-    )
+    """The thresholds that a level's report in run.json or a manifest holds; None if it holds none.
+
+    Raises:
+        ValueError: if what it holds are no thresholds.
+    """
+    if "keep" not in evaluation:
+        return None
+    values = evaluation["keep"]
+    if not isinstance(values, Mapping) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in values.values()):
+        raise ValueError("its thresholds of candidate sets are not numbers from 0 to 1")
+    return Keep(values, str(evaluation.get("keep_fitted_on", "unknown pairs")))

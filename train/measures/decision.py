@@ -10,6 +10,7 @@ cost = F / (true + answered); both depend on the answers, and are found by repet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partition import Partition
 from train.measures.metrics import confusion, f1_scores, macro_f1
 
 ROUNDS = 60
@@ -29,7 +29,7 @@ class Decision:
     """Answer the type with the largest gain * probability - cost.
 
     Attributes:
-        gain, cost: by partition id, 10 each; the largest gain is 1.
+        gain, cost: by column of `probability`; the largest gain is 1.
         fitted_on: what they were fitted on, such as "calib".
     """
 
@@ -38,7 +38,7 @@ class Decision:
     fitted_on: str
 
     def answer(self, probability: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Partition id of each pair, int64 [M], from probabilities float [M, 10]."""
+        """Column of each node's answer, int64 [K], from probabilities float [K, types]."""
         return (probability * np.array(self.gain) - np.array(self.cost)).argmax(1)
 
     def to_json(self) -> dict[str, Any]:
@@ -50,11 +50,11 @@ def fit_decision(probability: NDArray[np.floating], label: NDArray[np.integer], 
     """The rule with the best macro-F1 of those that the repetition meets, the plain argmax among them.
 
     Args:
-        probability: float [M, 10], M at least 1.
-        label: 0-9, integer [M].
-        fitted_on: a name for these pairs.
+        probability: float [K, types], K at least 1.
+        label: column of each node's type, integer [K].
+        fitted_on: a name for these nodes.
     """
-    classes = len(Partition)
+    classes = probability.shape[1]
     true = np.bincount(label, minlength=classes).astype(float)
     gain, cost = np.ones(classes), np.zeros(classes)
     best, best_f1 = (gain, cost), -1.0
@@ -72,8 +72,18 @@ def fit_decision(probability: NDArray[np.floating], label: NDArray[np.integer], 
 
 
 def recorded_decision(evaluation: Mapping[str, Any]) -> Decision | None:
-    """The rule that a run.json's evaluation or a manifest's metrics hold; None if they hold none."""
+    """The rule that a level's report in run.json or a manifest holds; None if it holds none.
+
+    Raises:
+        ValueError: if what it holds is no such rule.
+    """
     values = evaluation.get("decision")
     if values is None:
         return None
-    return Decision(tuple(values["gain"]), tuple(values["cost"]), str(values["fitted_on"]))
+    try:
+        gain, cost = (tuple(float(v) for v in values[key]) for key in ("gain", "cost"))
+        if not all(map(math.isfinite, gain + cost)) or len(gain) != len(cost):
+            raise ValueError("gain and cost are numbers, as many of one as of the other")
+        return Decision(gain, cost, str(values["fitted_on"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its decision rule is malformed: {error}") from None

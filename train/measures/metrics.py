@@ -5,16 +5,13 @@ Accuracy never stands alone: always answering NONE is right for most blocks, and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from partition import COVERED, HEADS, PARTITION_NAMES, QINDEX_BANDS, Partition, chain_rule, head_slices, head_targets
-from train.measures.candidates import Keep, candidate_report, fit_keep
-
-if TYPE_CHECKING:
-    from train.measures.decision import Decision
+from description import NO_SAY, Level
+from partition import COVERED, Partition
 
 CALIBRATION_BINS = 15
 
@@ -42,23 +39,24 @@ def balanced_accuracy(matrix: NDArray[np.int64]) -> float:
     return float((np.diag(matrix)[support > 0] / support[support > 0]).mean()) if support.any() else 0.0
 
 
-def head_metrics(logits: NDArray[np.floating], label: NDArray[np.integer]) -> dict[str, dict[str, float]]:
-    """How each head does on the pairs it has a say in; COVERED counts as NONE.
+def head_metrics(logits: NDArray[np.floating], label: NDArray[np.integer], level: Level) -> dict[str, dict[str, float]]:
+    """How each head of a level does on the nodes it has a say in; COVERED counts as NONE.
 
     Args:
-        logits: float [M, 14].
-        label: 0-9 or COVERED, integer [M].
+        logits: float [K, level.logits].
+        label: partition id or COVERED, integer [K].
+        level: whose nodes they are.
 
     Returns:
         By head: macro_f1, balanced_accuracy, accuracy (0-1), log_loss (nats), count.
     """
     plain = as_none(label)
     result = {}
-    for head, part in head_slices().items():
-        target = head_targets()[head][plain]
-        keep = target >= 0
+    for head, part in level.slices.items():
+        target = level.targets[head][plain]
+        keep = target != NO_SAY
         z, t = logits[keep, part].astype(np.float64), target[keep]
-        matrix = confusion(t, z.argmax(1), len(HEADS[head]))
+        matrix = confusion(t, z.argmax(1), len(level.head(head).classes))
         result[head] = {
             "macro_f1": macro_f1(matrix),
             "balanced_accuracy": balanced_accuracy(matrix),
@@ -81,34 +79,36 @@ def as_none(label: NDArray[np.integer]) -> NDArray[np.integer]:
     return np.where(label == COVERED, Partition.NONE, label)
 
 
-def partition_metrics(probability: NDArray[np.floating], label: NDArray[np.integer]) -> dict[str, Any]:
-    """Ten-class metrics of one set of pairs.
+def partition_metrics(probability: NDArray[np.floating], label: NDArray[np.integer], level: Level) -> dict[str, Any]:
+    """Metrics over all types of a level, of one set of nodes.
 
     Args:
-        probability: float [M, 10].
-        label: 0-9, integer [M]; M at least 1.
+        probability: float [K, types].
+        label: column of `probability` of each node's type, integer [K]; K at least 1.
+        level: whose types they are.
 
     Returns:
         macro_f1, balanced_accuracy, accuracy, always_none_accuracy, always_none_macro_f1, top2_recall, top3_recall,
-        expected_calibration_error (all 0-1), log_loss (nats), count, f1 (by class), confusion [10][10].
+        expected_calibration_error (all 0-1), log_loss (nats), count, f1 (by class), confusion [types][types].
     """
-    matrix = confusion(label, probability.argmax(1), len(Partition))
+    types = len(level.types)
+    matrix = confusion(label, probability.argmax(1), types)
     order = np.argsort(-probability, axis=1, kind="stable")
     rank = (order == np.asarray(label)[:, None]).argmax(1)
     true = probability[np.arange(len(label)), label].astype(np.float64)
-    none = float((label == Partition.NONE).mean())
+    none = float((label == level.columns[Partition.NONE]).mean())
     return {
         "macro_f1": macro_f1(matrix),
         "balanced_accuracy": balanced_accuracy(matrix),
         "accuracy": float((rank == 0).mean()),
         "always_none_accuracy": none,
-        "always_none_macro_f1": 2 * none / (1 + none) / len(Partition),
+        "always_none_macro_f1": 2 * none / (1 + none) / types,
         "top2_recall": float((rank < 2).mean()),
         "top3_recall": float((rank < 3).mean()),
         "log_loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
         "expected_calibration_error": calibration_error(probability, label),
         "count": len(label),
-        "f1": dict(zip(PARTITION_NAMES, np.nan_to_num(f1_scores(matrix)).tolist(), strict=True)),
+        "f1": dict(zip((p.name for p in level.types), np.nan_to_num(f1_scores(matrix)).tolist(), strict=True)),
         "confusion": matrix.tolist(),
     }
 
@@ -120,53 +120,3 @@ def calibration_error(probability: NDArray[np.floating], label: NDArray[np.integ
     bins = np.minimum((top * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     gap = np.bincount(bins, right - top, CALIBRATION_BINS)
     return float(np.abs(gap).sum() / len(label))
-
-
-def evaluate_logits(
-    logits: NDArray[np.floating],
-    qindex: NDArray[np.integer],
-    label: NDArray[np.integer],
-    keep: Keep | None = None,
-    decision: Decision | None = None,
-) -> dict[str, Any]:
-    """The whole report on a labelled set.
-
-    Args:
-        logits: float [M, 14].
-        qindex: 0-255, integer [M].
-        label: 0-9 or COVERED, integer [M].
-        keep: thresholds of candidate sets; None fits them on these pairs themselves, as "val".
-        decision: the rule for macro-F1, fitted on other pairs than these; None leaves it out.
-
-    Returns:
-        heads (head_metrics), all (covered counted as NONE), nodes (covered left out), candidates (candidate_report,
-        covered counted as NONE), and by_qindex: for every band that occurs, "low-high": {heads, all, nodes,
-        candidates}; keep: threshold by share, and keep_fitted_on. With a decision also `decision`, and in all and
-        nodes, everywhere, its decided_macro_f1 and decided_accuracy.
-    """
-    keep = keep or fit_keep(chain_rule(logits), as_none(label), "val")
-
-    def judged(probability: NDArray[np.floating], truth: NDArray[np.integer]) -> dict[str, Any]:
-        metrics = partition_metrics(probability, truth)
-        if decision is not None:
-            matrix = confusion(truth, decision.answer(probability), len(Partition))
-            metrics |= {"decided_macro_f1": macro_f1(matrix), "decided_accuracy": float(np.trace(matrix) / len(truth))}
-        return metrics
-
-    def report(chosen: NDArray[np.bool_]) -> dict[str, Any]:
-        part, truth = logits[chosen], label[chosen]
-        probability = chain_rule(part)
-        nodes = truth != COVERED
-        result: dict[str, Any] = {"heads": head_metrics(part, truth)}
-        result["all"] = judged(probability, as_none(truth))
-        if nodes.any():
-            result["nodes"] = judged(probability[nodes], truth[nodes])
-        result["candidates"] = candidate_report(probability, as_none(truth), keep)
-        return result
-
-    whole = report(np.ones(len(label), bool))
-    bands = {f"{low}-{high}": (qindex >= low) & (qindex <= high) for low, high in QINDEX_BANDS}
-    whole["by_qindex"] = {name: report(chosen) for name, chosen in bands.items() if chosen.any()}
-    if decision is not None:
-        whole["decision"] = decision.to_json()
-    return whole | {"keep": dict(keep.thresholds), "keep_fitted_on": keep.fitted_on}

@@ -3,32 +3,16 @@
 #ifndef AV1PART_PLANE_H
 #define AV1PART_PLANE_H
 
-#include "av1part.h"
+#include "av1part_task.h"
 
-#include <string.h>
-
-#define SAMPLES (AV1PART_BLOCK * AV1PART_BLOCK)
-
-#define LEAST -87.0f
-
-/* e^x to 1e-7 of itself for LEAST <= x <= -LEAST, without a call or a branch, so that loops over it
- * become vectors: 2^n by the exponent, with n the whole number that x log2(e) is next to, and the rest by its series. */
-static inline float exponential(float x)
-{
-    const int32_t n = (int32_t)(x * 1.44269504f + 128.5f) - 128;
-    const float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
-    const float series = 1.0f / 2 + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))));
-    const uint32_t bits = (uint32_t)(n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return (1.0f + r + r * r * series) * power;
-}
+#define MOST_SAMPLES (LARGEST_UNIT * LARGEST_UNIT) /* of a block */
 
 /* A plane as av1part_plane, checked; blocks in memory are a plane one block wide. */
 struct source {
     const unsigned char *samples;
     ptrdiff_t stride;
     size_t width, height, columns, count;
+    size_t side; /* of a block */
     int bytes;
     unsigned depth;
     const uint8_t *qindex;
@@ -37,7 +21,7 @@ struct source {
 
 struct answer {
     float *logits, *probability;
-    uint16_t *masks;
+    av1part_mask *masks;
     float threshold;
 };
 
@@ -48,16 +32,17 @@ static int is_depth(int bit_depth, int bytes_per_sample)
 }
 
 /* Blocks one after another as a source; `from` is not to be used if this returns no 0. */
-static int blocks_source(struct source *from, const void *blocks, size_t count, int bit_depth, int bytes_per_sample,
-                         const uint8_t *qindex)
+static int blocks_source(struct source *from, uint32_t side, const void *blocks, size_t count, int bit_depth,
+                         int bytes_per_sample, const uint8_t *qindex)
 {
     if (!is_depth(bit_depth, bytes_per_sample) || (count && (!blocks || !qindex)) ||
-        count > SIZE_MAX / 2 / SAMPLES / sizeof(float))
+        count > SIZE_MAX / 2 / MOST_SAMPLES / sizeof(float))
         return AV1PART_E_INVALID;
     from->samples = (const unsigned char *)blocks;
-    from->stride = AV1PART_BLOCK * bytes_per_sample;
-    from->width = AV1PART_BLOCK;
-    from->height = count * AV1PART_BLOCK;
+    from->side = side;
+    from->stride = (ptrdiff_t)side * bytes_per_sample;
+    from->width = side;
+    from->height = count * side;
     from->columns = 1;
     from->count = count;
     from->bytes = bytes_per_sample;
@@ -68,7 +53,8 @@ static int blocks_source(struct source *from, const void *blocks, size_t count, 
 }
 
 /* A plane's nodes as a source; *level, where its qindex is put, must live as long. */
-static int plane_source(struct source *from, const av1part_plane *plane, int qindex, float threshold, uint8_t *level)
+static int plane_source(struct source *from, uint32_t side, const av1part_plane *plane, int qindex, float threshold,
+                        uint8_t *level)
 {
     if (!plane || !plane->samples || !is_depth(plane->bit_depth, plane->bytes_per_sample) || plane->width < 1 ||
         plane->width > 65536 || plane->height < 1 || plane->height > 65536 || qindex < 0 || qindex > 255 ||
@@ -76,11 +62,12 @@ static int plane_source(struct source *from, const av1part_plane *plane, int qin
         return AV1PART_E_INVALID;
     *level = (uint8_t)qindex;
     from->samples = (const unsigned char *)plane->samples;
+    from->side = side;
     from->stride = plane->stride;
     from->width = (size_t)plane->width;
     from->height = (size_t)plane->height;
-    from->columns = (from->width + AV1PART_BLOCK - 1) / AV1PART_BLOCK;
-    from->count = (from->height + AV1PART_BLOCK - 1) / AV1PART_BLOCK * from->columns;
+    from->columns = (from->width + side - 1) / side;
+    from->count = (from->height + side - 1) / side * from->columns;
     from->bytes = plane->bytes_per_sample;
     from->depth = (unsigned)plane->bit_depth;
     from->qindex = level;
@@ -91,13 +78,13 @@ static int plane_source(struct source *from, const av1part_plane *plane, int qin
 /* Put a block's samples into its lane, in units of 8-bit samples; returns the samples or'ed together. */
 static unsigned fill(const struct source *from, size_t block, float *lane, size_t lanes)
 {
-    const size_t top = block / from->columns * AV1PART_BLOCK, left = block % from->columns * AV1PART_BLOCK;
+    const size_t top = block / from->columns * from->side, left = block % from->columns * from->side;
     const float scale = (float)(255.0 / ((1u << from->depth) - 1));
     unsigned seen = 0;
-    for (size_t y = 0; y < AV1PART_BLOCK; y++) {
+    for (size_t y = 0; y < from->side; y++) {
         const size_t line = top + y < from->height ? top + y : from->height - 1;
         const unsigned char *row = from->samples + (ptrdiff_t)line * from->stride;
-        for (size_t x = 0; x < AV1PART_BLOCK; x++, lane += lanes) {
+        for (size_t x = 0; x < from->side; x++, lane += lanes) {
             const size_t at = left + x < from->width ? left + x : from->width - 1;
             uint16_t sample = row[at * (from->bytes == 1)];
             if (from->bytes == 2)
@@ -109,58 +96,42 @@ static unsigned fill(const struct source *from, size_t block, float *lane, size_
     return seen;
 }
 
-static void softmax(const float *logit, int count, float *share)
+static unsigned mask_of(const struct level *level, const float *probability, float threshold)
 {
-    float top = logit[0], sum = 0;
-    for (int i = 1; i < count; i++)
-        top = logit[i] > top ? logit[i] : top;
-    for (int i = 0; i < count; i++)
-        sum += share[i] = exponential(logit[i] - top > LEAST ? logit[i] - top : LEAST);
-    for (int i = 0; i < count; i++)
-        share[i] /= sum;
+    unsigned mask = AV1PART_BIT(AV1PART_NONE);
+    for (uint32_t i = 1; i < level->types; i++)
+        mask |= (unsigned)(probability[i] >= threshold) << level->ids[i];
+    return mask;
 }
 
-/* The chain rule: P(HORZ) = P(partitioned) P(RECT) P(HORZ | RECT). */
-static void chain(const float logit[AV1PART_LOGITS], float probability[AV1PART_PARTITIONS])
+/* Whether a block reaches over the frame's edge. */
+static int straddles(const struct source *from, size_t block)
 {
-    float stage1[2], macro[4], inner[8];
-    softmax(logit, 2, stage1);
-    softmax(logit + 2, 4, macro);
-    softmax(logit + 6, 2, inner);
-    softmax(logit + 8, 4, inner + 2);
-    softmax(logit + 12, 2, inner + 6);
-    probability[0] = stage1[0];
-    probability[1] = stage1[1] * macro[1] * inner[0];
-    probability[2] = stage1[1] * macro[1] * inner[1];
-    probability[3] = stage1[1] * macro[0];
-    for (int i = 0; i < 4; i++)
-        probability[4 + i] = stage1[1] * macro[2] * inner[2 + i];
-    probability[8] = stage1[1] * macro[3] * inner[6];
-    probability[9] = stage1[1] * macro[3] * inner[7];
+    return (block / from->columns + 1) * from->side > from->height ||
+           (block % from->columns + 1) * from->side > from->width;
 }
 
-static void answer_block(const struct answer *to, const struct source *from, size_t block, const float *lane, size_t lanes)
+/* Write what is said of a block; its logits lie `lanes` floats apart. */
+static void answer_block(const struct answer *to, const struct source *from, const struct level *level, size_t block,
+                         const float *lane, size_t lanes)
 {
-    float logit[AV1PART_LOGITS], probability[AV1PART_PARTITIONS];
-    for (size_t i = 0; i < AV1PART_LOGITS; i++)
+    float logit[MOST_LOGITS], probability[AV1PART_TYPES];
+    for (size_t i = 0; i < level->logits; i++)
         logit[i] = lane[i * lanes];
     if (to->logits)
-        memcpy(to->logits + block * AV1PART_LOGITS, logit, sizeof logit);
+        memcpy(to->logits + block * level->logits, logit, level->logits * sizeof *logit);
     if (!to->probability && !to->masks)
         return;
-    chain(logit, probability);
+    chain(level, logit, probability);
     if (to->probability)
-        memcpy(to->probability + block * AV1PART_PARTITIONS, probability, sizeof probability);
-    if (to->masks) {
-        unsigned mask = 1;
-        for (int i = 1; i < AV1PART_PARTITIONS; i++)
-            mask |= (unsigned)(probability[i] >= to->threshold) << i;
-        if ((block / from->columns + 1) * AV1PART_BLOCK > from->height ||
-            (block % from->columns + 1) * AV1PART_BLOCK > from->width)
-            mask = AV1PART_UNDECIDED;
-        to->masks[block] = (uint16_t)mask;
-    }
+        memcpy(to->probability + block * level->types, probability, level->types * sizeof *probability);
+    if (to->masks)
+        to->masks[block] = (av1part_mask)(straddles(from, block) ? AV1PART_UNDECIDED
+                                                                 : mask_of(level, probability, to->threshold));
 }
+
+#define TEXT_OF(number) #number
+#define VERSION_TEXT(major, minor, patch) TEXT_OF(major) "." TEXT_OF(minor) "." TEXT_OF(patch)
 
 static const char *message_of(int code)
 {
@@ -181,6 +152,8 @@ static const char *message_of(int code)
         return "a sample is above the bit depth";
     case AV1PART_E_MISSING:
         return "no such threshold in the model, or not these instructions or this bit depth here";
+    case AV1PART_E_TASK:
+        return "a model of another task: these functions serve one node a block, without a border";
     default:
         return "no return code of av1part";
     }

@@ -3,8 +3,7 @@
 //
 // What differs: a model is a file alone; samples are of 8 bit; PyTorch allocates memory of its own within a call; calls
 // on one model wait for each other; opening a model for a GPU turns TF32 off for the whole process. Messages of
-// PyTorch's own go nowhere: a package that it refuses is AV1PART_E_FOREIGN, and so is one whose model sees a border
-// around its blocks.
+// PyTorch's own go nowhere: a package that it refuses is AV1PART_E_FOREIGN, and so is one that does not say its task.
 #include "av1part_plane.h"
 
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
@@ -18,6 +17,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <sstream>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -25,13 +25,19 @@
 namespace {
 
 constexpr size_t BATCH = 16384;  // blocks handed to PyTorch at once
-constexpr size_t SCRATCH = BATCH * (SAMPLES + sizeof(int32_t));
+
+size_t scratch_of(const task &about)
+{
+    return BATCH * (size_t{about.unit} * about.unit + sizeof(int32_t));
+}
 
 }  // namespace
 
 struct av1part_model {
     std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader;
     std::unordered_map<std::string, std::string> about;
+    std::vector<uint32_t> table;
+    struct task task; // its pointers are into the table
     torch::Device device = torch::kCPU;
     std::mutex running;
 };
@@ -42,9 +48,13 @@ int open_package(av1part_model &model, const char *path)
 {
     model.loader = std::make_unique<torch::inductor::AOTIModelPackageLoader>(path);
     model.about = model.loader->get_metadata();
-    const auto side = model.about.find("side");
-    if (side != model.about.end() && side->second != std::to_string(AV1PART_BLOCK))
-        return AV1PART_E_FOREIGN; /* a model that sees a border around its blocks */
+    std::istringstream words(model.about["task table"]);
+    for (uint32_t word; words >> word;)
+        model.table.push_back(word);
+    if (read_task(&model.task, model.table.data(), model.table.size()))
+        return AV1PART_E_FOREIGN;
+    if (!is_served(&model.task))
+        return AV1PART_E_TASK;
     const auto device = model.about.find("AOTI_DEVICE_KEY");
     if (device != model.about.end() && device->second == "cuda") {
         model.device = torch::Device(torch::kCUDA, 0);
@@ -58,16 +68,16 @@ int open_package(av1part_model &model, const char *path)
 // A block's samples as bytes; returns the samples or'ed together.
 unsigned fill_bytes(const source &from, size_t block, uint8_t *bytes)
 {
-    const size_t top = block / from.columns * AV1PART_BLOCK, left = block % from.columns * AV1PART_BLOCK;
-    if (from.bytes == 1 && top + AV1PART_BLOCK <= from.height && left + AV1PART_BLOCK <= from.width) {
+    const size_t side = from.side, top = block / from.columns * side, left = block % from.columns * side;
+    if (from.bytes == 1 && top + side <= from.height && left + side <= from.width) {
         const unsigned char *row = from.samples + static_cast<ptrdiff_t>(top) * from.stride + left;
-        for (int y = 0; y < AV1PART_BLOCK; y++, row += from.stride)
-            std::memcpy(bytes + y * AV1PART_BLOCK, row, AV1PART_BLOCK);
+        for (size_t y = 0; y < side; y++, row += from.stride)
+            std::memcpy(bytes + y * side, row, side);
         return 0;
     }
-    float samples[SAMPLES];
+    float samples[MOST_SAMPLES];
     const unsigned seen = fill(&from, block, samples, 1);
-    for (size_t k = 0; k < SAMPLES; k++)
+    for (size_t k = 0; k < side * side; k++)
         bytes[k] = static_cast<uint8_t>(samples[k]);
     return seen;
 }
@@ -76,35 +86,38 @@ int predict(av1part_model &model, const source &from, const answer &to, void *sc
 {
     if (!scratch || reinterpret_cast<uintptr_t>(scratch) % AV1PART_SCRATCH_ALIGN)
         return AV1PART_E_INVALID;
-    if (scratch_size < SCRATCH)
+    if (scratch_size < scratch_of(model.task))
         return AV1PART_E_MEMORY;
     if (from.depth != 8)
         return AV1PART_E_MISSING;
+    const auto side = static_cast<int64_t>(from.side);
+    const size_t size = from.side * from.side;
+    const auto &level = model.task.level;
     auto *samples = static_cast<uint8_t *>(scratch);
-    auto *qindex = reinterpret_cast<int32_t *>(samples + BATCH * SAMPLES);
+    auto *qindex = reinterpret_cast<int32_t *>(samples + BATCH * size);
     const torch::InferenceMode no_gradients;
     for (size_t done = 0; done < from.count; done += BATCH) {
         const size_t count = std::min(BATCH, from.count - done);
         unsigned seen = 0;
         for (size_t i = 0; i < count; i++) {
-            seen |= fill_bytes(from, done + i, samples + i * SAMPLES);
+            seen |= fill_bytes(from, done + i, samples + i * size);
             qindex[i] = from.qindex[(done + i) * from.qindex_step];
         }
         if (seen >> 8)
             return AV1PART_E_SAMPLE;
         const auto rows = static_cast<int64_t>(count);
         const std::vector<at::Tensor> given = {
-            torch::from_blob(samples, {rows, AV1PART_BLOCK, AV1PART_BLOCK}, torch::kUInt8).to(model.device),
+            torch::from_blob(samples, {rows, side, side}, torch::kUInt8).to(model.device),
             torch::from_blob(qindex, {rows}, torch::kInt32).to(model.device)};
         at::Tensor logits;
         {
             const std::lock_guard<std::mutex> alone(model.running);
             logits = model.loader->run(given).at(0).to(torch::kCPU, torch::kFloat32).contiguous();
         }
-        if (logits.dim() != 2 || logits.size(0) != rows || logits.size(1) != AV1PART_LOGITS)
+        if (logits.dim() != 2 || logits.size(0) != rows || logits.size(1) != int64_t{level.logits})
             return AV1PART_E_FOREIGN;
         for (size_t i = 0; i < count; i++)
-            answer_block(&to, &from, done + i, logits.data_ptr<float>() + i * AV1PART_LOGITS, 1);
+            answer_block(&to, &from, &level, done + i, logits.data_ptr<float>() + i * level.logits, 1);
     }
     return 0;
 }
@@ -166,7 +179,35 @@ void av1part_close(av1part_model *model)
 
 size_t av1part_scratch_size(const av1part_model *model)
 {
-    return model ? SCRATCH : 0;
+    return model ? scratch_of(model->task) : 0;
+}
+
+const char *av1part_version(void)
+{
+    return VERSION_TEXT(AV1PART_VERSION_MAJOR, AV1PART_VERSION_MINOR, AV1PART_VERSION_PATCH);
+}
+
+int av1part_side(const av1part_model *model)
+{
+    return model ? static_cast<int>(model->task.unit) : 0;
+}
+
+int av1part_types(const av1part_model *model)
+{
+    return model ? static_cast<int>(model->task.level.types) : 0;
+}
+
+int av1part_logits(const av1part_model *model)
+{
+    return model ? static_cast<int>(model->task.level.logits) : 0;
+}
+
+const char *av1part_task(const av1part_model *model)
+{
+    if (!model)
+        return "";
+    const auto found = model->about.find("task");
+    return found == model->about.end() ? "" : found->second.c_str();
 }
 
 const char *av1part_instructions(const av1part_model *model)
@@ -207,19 +248,19 @@ int av1part_predict_blocks(const av1part_model *model, const void *blocks, size_
 {
     source from;
     const answer to = {logits, probability, nullptr, 0};
-    if (!model || blocks_source(&from, blocks, count, bit_depth, bytes_per_sample, qindex))
+    if (!model || blocks_source(&from, model->task.unit, blocks, count, bit_depth, bytes_per_sample, qindex))
         return AV1PART_E_INVALID;
     return guarded(AV1PART_E_FOREIGN,
                    [&] { return predict(*const_cast<av1part_model *>(model), from, to, scratch, scratch_size); });
 }
 
 int av1part_predict_plane(const av1part_model *model, const av1part_plane *plane, int qindex, float threshold,
-                          float *probability, uint16_t *masks, void *scratch, size_t scratch_size)
+                          float *probability, av1part_mask *masks, void *scratch, size_t scratch_size)
 {
     source from;
     uint8_t level;
     const answer to = {nullptr, probability, masks, threshold};
-    if (!model || plane_source(&from, plane, qindex, threshold, &level))
+    if (!model || plane_source(&from, model->task.unit, plane, qindex, threshold, &level))
         return AV1PART_E_INVALID;
     return guarded(AV1PART_E_FOREIGN,
                    [&] { return predict(*const_cast<av1part_model *>(model), from, to, scratch, scratch_size); });

@@ -1,4 +1,4 @@
-/* Prints the candidate mask of every 16x16 node of every frame of a Y4M, in hexadecimal, one row of nodes a line:
+/* Prints the candidate mask of every node of every frame of a Y4M, in hexadecimal, one row of nodes a line:
  *     example model.fp32.av1part 128 0.98 < frames.y4m */
 #include "av1part.h"
 
@@ -35,9 +35,10 @@ int main(int argc, char **argv)
     const size_t half = ((size_t)width + 1) / 2, luma = (size_t)width * (size_t)height * (size_t)bytes;
     const size_t chroma = mono ? 0 : 2 * (tall ? (size_t)width : half) * (wide ? (size_t)height : ((size_t)height + 1) / 2);
     const size_t frame = luma + chroma * (size_t)bytes, scratch_size = av1part_scratch_size(model);
-    const size_t columns = ((size_t)width + 15) / 16, nodes = columns * (((size_t)height + 15) / 16);
+    const size_t side = (size_t)av1part_side(model), columns = ((size_t)width + side - 1) / side;
+    const size_t nodes = columns * (((size_t)height + side - 1) / side);
     char *samples = malloc(frame), *memory = malloc(scratch_size + AV1PART_SCRATCH_ALIGN);
-    uint16_t *masks = malloc(nodes * sizeof *masks);
+    av1part_mask *masks = malloc(nodes * sizeof *masks);
     if (!samples || !memory || !masks)
         return fail("no memory left");
     void *scratch = memory + (AV1PART_SCRATCH_ALIGN - (uintptr_t)memory % AV1PART_SCRATCH_ALIGN);

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from description import BLOCKS
 from errors import MissingComponentError
 from export.c.blob import write_blob
 from export.c.int8 import quantise_program, row_ranges
-from export.c.write import SOURCE_DIR, build_model_program
+from export.c.write import SOURCE_DIR, SOURCES, build_model_program
 from infer.sessions.c_library import CModel, open_library
 from tests import helpers
 from train.model import ModelConfig, PartitionModel
@@ -22,6 +23,8 @@ from train.model import ModelConfig, PartitionModel
 KEEP = {"0.99": 0.003, "0.98": 0.01, "0.95": 0.05}
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffp-contract=fast")
 INSTRUCTIONS = ("base", "avx2", "avx512", "avx512vnni")
+LIBRARY = tuple(SOURCE_DIR / name for name in SOURCES if name.endswith(".c") and name != "example.c")
+"""What a user compiles."""
 TRUNKS = ("tiny", "compact", pytest.param("resnet18", marks=pytest.mark.slow))
 
 
@@ -40,7 +43,7 @@ def compile_c(target: Path, *words: str | Path, compiler: str = "cc") -> Path:
 def library(tmp_path_factory):
     """libav1part, optimised, warnings as errors."""
     path = tmp_path_factory.mktemp("libav1part") / "libav1part.so"
-    return open_library(compile_c(path, *STRICT, "-O2", "-fPIC", "-shared", SOURCE_DIR / "av1part.c"))
+    return open_library(compile_c(path, *STRICT, "-O2", "-fPIC", "-shared", *LIBRARY))
 
 
 @pytest.fixture(params=INSTRUCTIONS)
@@ -85,6 +88,6 @@ def blobs(programs):
 
     @cache
     def make(trunk: str, precision: str) -> bytes:
-        return write_blob(programs(trunk)[("model", "fp32", "int8").index(precision)], KEEP, "ab" * 32)
+        return write_blob(programs(trunk)[("model", "fp32", "int8").index(precision)], BLOCKS, KEEP, "ab" * 32)
 
     return make

@@ -7,6 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
+from description import BLOCKS
 from export.c.blob import write_blob
 from export.c.ops import Op, Operand, Program, logits_of, run_program
 from tests.export.c.test_library import products_of_bytes, small_program
@@ -32,7 +33,7 @@ def uneven_groups() -> Program:
         Op("product", "first", 7, "floats", matrix=last),
         Op("product", "second", 7, "bytes", matrix=last),
     )
-    return Program(ops, (("first", 7), ("second", 7)))
+    return Program(ops, (("first", 7), ("second", 7)), 256)
 
 
 MADE = {
@@ -60,7 +61,7 @@ def test_a_block_gets_the_same_answer_in_any_batch(open_model, blobs, real_block
 
 @pytest.mark.parametrize("name", MADE)
 def test_small_programs_in_any_batch(open_model, real_blocks, name):
-    blob = write_blob(MADE[name](), {}, "00" * 32)
+    blob = write_blob(MADE[name](), BLOCKS, {}, "00" * 32)
     check_counts(open_model(blob), real_blocks[0][:256], real_blocks[1][:256])
 
 
@@ -69,21 +70,23 @@ def test_uneven_groups_agree_with_their_twin(open_model, real_blocks):
     expected = logits_of(program, run_program(program, blocks.reshape(-1, 256).astype(np.float32), qindex))
     assert np.array_equal(expected[:, :7].round(2), expected[:, 7:].round(2)) and expected.std(0).min() > 0.1
     for count in (3, 53):
-        logits, _ = open_model(write_blob(program, {}, "00" * 32)).predict_blocks(blocks[:count], qindex[:count])
+        logits, _ = open_model(write_blob(program, BLOCKS, {}, "00" * 32)).predict_blocks(
+            blocks[:count], qindex[:count]
+        )
         np.testing.assert_allclose(logits, expected[:count], atol=1e-3)
 
 
 def test_a_blob_may_lie_at_any_word(open_model, library, real_blocks):
     """Vectors of weights are read from a linked-in array as it happens to lie."""
     blocks, qindex = real_blocks[0][:5], real_blocks[1][:5].astype(np.uint8)
-    blob = write_blob(uneven_groups(), {}, "00" * 32)
+    blob = write_blob(uneven_groups(), BLOCKS, {}, "00" * 32)
     model = open_model(blob)
     expected, _ = model.predict_blocks(blocks, qindex)
     memory = np.empty(len(blob) + 128, np.uint8)
     for word in range(1, 16):
         start = -memory.ctypes.data % 64 + 4 * word
         memory[start : start + len(blob)] = np.frombuffer(blob, np.uint8)
-        handle, logits = ctypes.c_void_p(), np.empty((5, 14), np.float32)
+        handle, logits = ctypes.c_void_p(), np.empty((5, model.logits), np.float32)
         assert library.av1part_open_memory(ctypes.byref(handle), memory.ctypes.data + start, len(blob)) == 0
         assert library.av1part_use(handle, model.instructions.encode()) == 0
         scratch = model.for_thread()._scratch

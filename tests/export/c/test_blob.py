@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 
+from description import BLOCKS
 from export.c.blob import HEADER, MAGIC, OP_WORDS, SHORTEST_GAP, pack, write_blob
 from export.c.ops import Op
 from tests.export.c.test_library import small_program
@@ -53,20 +54,20 @@ def test_short_gaps_are_carried_along():
 
 def test_header():
     program = small_program()
-    blob = write_blob(program, {"0.95": 0.25, "0.99": 0.5}, "cd" * 32)
+    blob = write_blob(program, BLOCKS, {"0.95": 0.25, "0.99": 0.5}, "cd" * 32)
     magic, version, header, size, digest = struct.unpack_from("<8sIIQ32s", blob)
-    assert (magic, version, header, size) == (MAGIC, 1, HEADER, len(blob))
+    assert (magic, version, header, size) == (MAGIC, 2, HEADER, len(blob))
     assert digest == hashlib.sha256(blob[64:]).digest()
     assert struct.unpack_from("<2I", blob, 64) == (0, len(program.ops))
-    assert blob[104:136] == bytes.fromhex("cd" * 32)
-    assert struct.unpack_from("<4f", blob, 136) == pytest.approx((0.95, 0.25, 0.99, 0.5))
+    assert blob[108:140] == bytes.fromhex("cd" * 32)
+    assert struct.unpack_from("<4f", blob, 140) == pytest.approx((0.95, 0.25, 0.99, 0.5))
     assert len(blob) > HEADER + 4 * OP_WORDS * len(program.ops) and len(blob) % 64 == 0
 
 
 def test_the_same_program_gives_the_same_blob():
-    assert write_blob(small_program(), {}, "00" * 32) == write_blob(small_program(), {}, "00" * 32)
+    assert write_blob(small_program(), BLOCKS, {}, "00" * 32) == write_blob(small_program(), BLOCKS, {}, "00" * 32)
 
 
 def test_too_many_thresholds():
     with pytest.raises(ValueError, match="room for 8"):
-        write_blob(small_program(), {f"0.{n}": 0.1 for n in range(10, 20)}, "00" * 32)
+        write_blob(small_program(), BLOCKS, {f"0.{n}": 0.1 for n in range(10, 20)}, "00" * 32)

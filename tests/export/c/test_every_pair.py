@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 
 from bundle import open_bundle
+from description import BLOCKS
 from export.c.blob import write_blob
 from export.c.int8 import quantise_program, row_ranges
 from export.c.write import _calibration, build_model_program
@@ -36,7 +37,7 @@ def test_every_pair_of_the_sample(open_model, source, precision):
     program, pairs = trained(source)
     if precision == "int8":
         program = quantise_program(program, row_ranges(program, _calibration()))
-    model = open_model(write_blob(program, {}, "00" * 32))
+    model = open_model(write_blob(program, BLOCKS, {}, "00" * 32))
     logits, _ = model.predict_blocks(pairs.blocks[pairs.block], pairs.qindex)
     report = compare(pairs.logits, logits, pairs.qindex, pairs.block, pairs.label)
     print(f"{source} {precision} {model.instructions}: {report.summary()}")

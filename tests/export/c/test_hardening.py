@@ -8,14 +8,14 @@ import subprocess
 import numpy as np
 import pytest
 
+from description import BLOCKS
 from export.c.blob import write_blob
 from export.c.write import SOURCE_DIR
 from tests import helpers
-from tests.export.c.conftest import KEEP, STRICT, compile_c
+from tests.export.c.conftest import KEEP, LIBRARY, STRICT, compile_c
 from tests.export.c.test_library import products_of_bytes, sample_plane, small_program
 
 HERE = helpers.REPO / "tests" / "export" / "c"
-LIBRARY = SOURCE_DIR / "av1part.c"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
 
 
@@ -28,7 +28,7 @@ def run(*words, **options) -> str:
 @pytest.fixture(scope="session")
 def fuzzer(tmp_path_factory):
     target = tmp_path_factory.mktemp("fuzz") / "fuzz"
-    return compile_c(target, *STRICT, *SANITIZERS, "-Wno-unused-function", HERE / "fuzz.c")
+    return compile_c(target, *STRICT, *SANITIZERS, HERE / "fuzz.c", *LIBRARY)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def small_blobs(tmp_path):
     """Blobs with every operation, of a few kilobytes."""
     made = {"floats": small_program(), "bytes": products_of_bytes(1), "patches": products_of_bytes(2)}
     for name, program in made.items():
-        (tmp_path / name).write_bytes(write_blob(program, KEEP, "ab" * 32))
+        (tmp_path / name).write_bytes(write_blob(program, BLOCKS, KEEP, "ab" * 32))
     return [tmp_path / name for name in made]
 
 
@@ -61,7 +61,7 @@ def test_ten_thousand_damaged_blobs(fuzzer, small_blobs):
 def test_threads_under_sanitizers(blobs, tmp_path, precision, sanitizer):
     (tmp_path / "blob").write_bytes(blobs("compact", precision))
     flags = (*STRICT, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1", "-pthread")
-    program = compile_c(tmp_path / "threads", *flags, HERE / "threads.c", LIBRARY)
+    program = compile_c(tmp_path / "threads", *flags, HERE / "threads.c", *LIBRARY)
     # TSan cannot map its shadow where addresses are drawn from too large a range.
     words = ("setarch", "-R") if sanitizer == "thread" and shutil.which("setarch") else ()
     assert run(*words, program, tmp_path / "blob") == "all the same\n"
@@ -85,7 +85,7 @@ def test_every_compiler_agrees(compiler, optimised, small_blobs, tmp_path):
             compile_c(tmp_path / "empty", tmp_path / "empty.c", compiler=compiler)
         except AssertionError:
             pytest.skip(f"{compiler} has no C library")
-    sources = SOURCE_DIR / "example.c", LIBRARY
+    sources = SOURCE_DIR / "example.c", *LIBRARY
     program = compile_c(tmp_path / "example", *STRICT, optimised, *sources, compiler=compiler)
     reference = compile_c(tmp_path / "reference", *STRICT, "-O1", *sources)
     frames = y4m(sample_plane(90, 83))
@@ -128,7 +128,7 @@ def test_make_install_and_link(blobs, tmp_path, library):
     out = run(tmp_path / "smoke", model, env={"LD_LIBRARY_PATH": str(tmp_path / "usr" / "lib")})
     assert out.split()[1] == "0.01"
     exported = run("nm", "-D", "--defined-only", tmp_path / "usr" / "lib" / "libav1part.so").splitlines()
-    assert all(line.split()[-1].startswith("av1part_") for line in exported) and len(exported) == 11
+    assert all(line.split()[-1].startswith("av1part_") for line in exported) and len(exported) == 16
 
     luma = sample_plane(50, 83)
     shown = subprocess.run(
@@ -151,6 +151,6 @@ BAD_INPUT = {
 def test_the_example_refuses_bad_input(small_blobs, tmp_path_factory, name):
     target = tmp_path_factory.getbasetemp() / "example"
     if not target.exists():
-        compile_c(target, *STRICT, "-O1", SOURCE_DIR / "example.c", LIBRARY)
+        compile_c(target, *STRICT, "-O1", SOURCE_DIR / "example.c", *LIBRARY)
     done = subprocess.run([target, small_blobs[0], "128", "0.98"], input=BAD_INPUT[name], capture_output=True)
     assert done.returncode == 1 and done.stderr.startswith(b"example: ") and done.stderr.count(b"\n") == 1

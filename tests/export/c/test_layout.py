@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export.c.layout import lay_out
-from export.c.ops import LUMA, SIZE
+from export.c.ops import LUMA
 from tests.export.c.conftest import TRUNKS
 
 
@@ -17,8 +17,8 @@ def test_no_row_is_overwritten_before_it_is_read(programs, trunk, form):
     program = programs(trunk)[form]
     layout = lay_out(program)
     owner = np.full(layout.slots, "", dtype=object)
-    owner[layout.of[LUMA] : layout.of[LUMA] + SIZE] = LUMA
-    sizes = {op.out: op.size for op in program.ops} | {LUMA: SIZE}
+    owner[layout.of[LUMA] : layout.of[LUMA] + program.samples] = LUMA
+    sizes = {op.out: op.size for op in program.ops} | {LUMA: program.samples}
 
     def check(name, as_bytes=False):
         at = layout.bytes_of[name] if as_bytes else layout.of[name]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data.cutting import cut_blocks
+from description import BLOCKS
 from errors import ArtefactError, InputError, MissingComponentError, ToolkitError
 from export.c.blob import write_blob
 from export.c.ops import Op, Operand, Program, logits_of, run_program
@@ -63,14 +64,14 @@ def products_of_bytes(patches: int) -> Program:
         ),
         Op("product", "logits", 14, "sums", matrix=np.eye(16 * patches, 14, dtype=np.float32)),
     )
-    return Program(ops, (("logits", 14),))
+    return Program(ops, (("logits", 14),), 256)
 
 
 @pytest.mark.parametrize("patches", [1, 2])
 def test_sums_of_bytes_are_exact(open_model, real_blocks, patches):
     blocks, qindex = real_blocks[0][:100], real_blocks[1][:100]
     program = products_of_bytes(patches)
-    logits, _ = open_model(write_blob(program, {}, "00" * 32)).predict_blocks(blocks, qindex)
+    logits, _ = open_model(write_blob(program, BLOCKS, {}, "00" * 32)).predict_blocks(blocks, qindex)
     weights = program.ops[2].matrix.astype(np.int64)
     exact = (blocks.reshape(100 * patches, -1).astype(np.int64) @ weights).reshape(100, -1)[:, :14]
     assert np.array_equal(logits, exact)
@@ -103,13 +104,13 @@ def small_program() -> Program:
             shift=Operand("gate", 1, 14),
         ),
     )
-    return Program(ops, (("joined", 14),))
+    return Program(ops, (("joined", 14),), 256)
 
 
 def test_every_operation_agrees_with_its_twin(open_model, real_blocks):
     blocks, qindex = real_blocks[0][:300], np.arange(300) % 256
     program = small_program()
-    logits, _ = open_model(write_blob(program, {}, "00" * 32)).predict_blocks(blocks, qindex)
+    logits, _ = open_model(write_blob(program, BLOCKS, {}, "00" * 32)).predict_blocks(blocks, qindex)
     expected = logits_of(program, run_program(program, blocks.reshape(-1, 256).astype(np.float32), qindex))
     assert expected.std(0).min() > 1e-3
     assert np.abs(logits - expected).max() < 1e-4
@@ -253,7 +254,7 @@ def signed(words: np.ndarray) -> bytes:
 @pytest.mark.parametrize("name", BAD_FIELDS)
 def test_bad_fields_behind_a_right_hash(library, name):
     which, word, value = BAD_FIELDS[name]
-    words = np.frombuffer(write_blob(small_program(), KEEP, "00" * 32), np.uint32).copy()
+    words = np.frombuffer(write_blob(small_program(), BLOCKS, KEEP, "00" * 32), np.uint32).copy()
     CModel(library, signed(words))
     at = 64 + 32 * which + word
     assert words[at] != value
@@ -263,7 +264,7 @@ def test_bad_fields_behind_a_right_hash(library, name):
 
 
 def test_an_unknown_precision_behind_a_right_hash(library):
-    words = np.frombuffer(write_blob(small_program(), KEEP, "00" * 32), np.uint32).copy()
+    words = np.frombuffer(write_blob(small_program(), BLOCKS, KEEP, "00" * 32), np.uint32).copy()
     words[16] = 2
     with pytest.raises(ArtefactError, match="not as it was written"):
         CModel(library, signed(words))
@@ -274,7 +275,7 @@ def test_an_unknown_precision_behind_a_right_hash(library):
 )
 def test_bad_runs_and_lists(library, kind, word, value):
     """A run that starts or ends behind what is read; a list that names a value behind it, or has another length."""
-    words = np.frombuffer(write_blob(small_program(), KEEP, "00" * 32), np.uint32).copy()
+    words = np.frombuffer(write_blob(small_program(), BLOCKS, KEEP, "00" * 32), np.uint32).copy()
     runs = words[64 + 32 * kind + 19]
     if kind == ROWS:  # the longest run: its start, so far that it ends too late
         listed = words[runs + 1 : runs + 1 + 2 * words[runs]].reshape(-1, 2)

@@ -100,7 +100,7 @@ def test_a_foreign_operation_is_refused(monkeypatch, name):
     if name == "product of two rows":  # not of shapes that can be run
         monkeypatch.setattr("export.c.translate._Shapes.run", lambda self, *_: _give_sizes(self.module))
     with pytest.raises(MissingComponentError, match="the C library has no operation"):
-        build_program(module)
+        build_program(module, 256)
 
 
 def _give_sizes(module):

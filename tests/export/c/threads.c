@@ -15,7 +15,7 @@ static const av1part_model *model;
 static void *predict(void *probability)
 {
     const av1part_plane plane = {luma, SIDE, SIDE, SIDE, 8, 1};
-    uint16_t masks[NODES];
+    av1part_mask masks[NODES];
     void *scratch;
     const size_t size = av1part_scratch_size(model);
     if (posix_memalign(&scratch, AV1PART_SCRATCH_ALIGN, size))
@@ -29,7 +29,7 @@ static void *predict(void *probability)
 
 int main(int argc, char **argv)
 {
-    static float answers[THREADS + 1][NODES * AV1PART_PARTITIONS];
+    static float answers[THREADS + 1][NODES * AV1PART_TYPES];
     pthread_t thread[THREADS];
     av1part_model *opened;
     if (argc != 2 || av1part_open_file(&opened, argv[1]))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data.split import calibration_pictures
+from description import BLOCKS
 from errors import InputError
-from partition import head_slices, head_targets
 from tests.helpers import COVERED
 from train.evaluate import with_sharpness
 from train.measures.calibrate import fit_sharpness, qindex_basis
@@ -16,12 +16,14 @@ from train.measures.metrics import calibration_error, head_metrics
 
 NAMES = [f"picture{i}" for i in range(40)]
 
+LEVEL = BLOCKS.levels[0]
+
 
 def drawn(temperature, count=40_000, seed=0):
     """Logits, qindex and labels drawn from them at a temperature by qindex, of the RECT head alone."""
     rng = np.random.default_rng(seed)
     logits, qindex = np.zeros((count, 14)), rng.integers(0, 256, count)
-    rect = head_slices()["rect"]
+    rect = LEVEL.slices["rect"]
     logits[:, rect] = rng.normal(0, 2, (count, 2))
     difference = (logits[:, rect.start + 1] - logits[:, rect.start]) / temperature(qindex)
     vertical = rng.random(count) < 1 / (1 + np.exp(-difference))
@@ -50,22 +52,23 @@ def test_one_picture_is_left_to_train_on(count):
 )
 def test_a_temperature_that_was_put_in_is_found(temperature):
     logits, qindex, label = drawn(temperature)
-    fitted = fit_sharpness(logits, qindex, label)
+    fitted = fit_sharpness(logits, qindex, label[:, None], BLOCKS)
     assert fitted.shape == (256, 14) and fitted.dtype == np.float32
-    found = 1 / fitted[:, head_slices()["rect"]]
+    found = 1 / fitted[:, LEVEL.slices["rect"]]
     assert np.array_equal(found[:, 0], found[:, 1])
     assert np.abs(found[:, 0] / temperature(np.arange(256)) - 1).max() < 0.12
-    before, after = (head_metrics(z, label)["rect"]["log_loss"] for z in (logits, logits * fitted[qindex]))
+    before, after = (head_metrics(z, label, LEVEL)["rect"]["log_loss"] for z in (logits, logits * fitted[qindex]))
     assert after < before - 0.003
 
 
 def test_heads_without_a_say_stay_as_they_are():
     logits, qindex, label = drawn(lambda q: np.full(len(q), 2.0), count=500)
-    fitted = fit_sharpness(logits, qindex, label)
-    assert (head_targets()["ab"][label] < 0).all()
-    assert (fitted[:, head_slices()["ab"]] == 1).all() and (fitted[:, head_slices()["macro"]] == 1).all()
+    fitted = fit_sharpness(logits, qindex, label[:, None], BLOCKS)
+    assert (LEVEL.targets["ab"][label] < 0).all()
+    assert (fitted[:, LEVEL.slices["ab"]] == 1).all() and (fitted[:, LEVEL.slices["macro"]] == 1).all()
     with_covered = np.append(label, COVERED)
-    assert np.isfinite(fit_sharpness(np.append(logits, logits[:1], 0), np.append(qindex, 7), with_covered)).all()
+    more = np.append(logits, logits[:1], 0), np.append(qindex, 7), with_covered[:, None]
+    assert np.isfinite(fit_sharpness(*more, BLOCKS)).all()
 
 
 def test_weights_between_the_middles_of_bands_are_linear():
@@ -88,11 +91,11 @@ def test_a_model_with_temperatures_multiplies_its_logits(trained_like, real_bloc
 
 def test_calibration_error_falls_where_a_model_was_too_sure():
     logits, qindex, label = drawn(lambda q: np.full(len(q), 3.0))
-    rect = head_slices()["rect"]
+    rect = LEVEL.slices["rect"]
 
     def error(z):
         p = np.exp(z[1::2, rect]) / np.exp(z[1::2, rect]).sum(1, keepdims=True)
         return calibration_error(p, label[1::2] - 1)
 
-    fitted = fit_sharpness(logits[::2], qindex[::2], label[::2])
+    fitted = fit_sharpness(logits[::2], qindex[::2], label[::2, None], BLOCKS)
     assert error(logits) > 0.1 > 0.02 > error(logits * fitted[qindex])

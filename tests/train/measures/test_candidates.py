@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from bundle import Manifest, open_bundle
+from description import BLOCKS, chain_rule
 from errors import UsageError
 from evaluate.report import evaluate_artefact, table
-from partition import candidate_sets, chain_rule
+from partition import candidate_sets
 from tests import helpers
 from train.curves import draw_candidates
 from train.measures.candidates import (
@@ -21,7 +22,10 @@ from train.measures.candidates import (
     operating_point,
     recorded_keep,
 )
-from train.measures.metrics import as_none, evaluate_logits
+from train.measures.judgement import evaluate_level
+from train.measures.metrics import as_none
+
+LEVEL = BLOCKS.levels[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def slow_point(probability, label, threshold):
 
 def test_operating_points_are_the_slow_twins(said):
     logits, _, label = said
-    probability, truth = chain_rule(logits), as_none(label)
+    probability, truth = chain_rule(logits, LEVEL), as_none(label)
     for t in (0.0, 1e-3, 0.02, 0.1, 0.5, 1.0):
         found = operating_point(probability, truth, t)
         assert np.allclose([found["kept"], found["mean_set"], found["single"]], slow_point(probability, truth, t))
@@ -56,7 +60,7 @@ def test_operating_points_are_the_slow_twins(said):
 
 def test_a_fitted_threshold_keeps_its_share_and_the_next_higher_one_does_not(said):
     logits, _, label = said
-    probability, truth = chain_rule(logits), as_none(label)
+    probability, truth = chain_rule(logits, LEVEL), as_none(label)
     keep = fit_keep(probability, truth, "val")
     assert tuple(keep.thresholds) == SHARES and list(keep.thresholds.values()) == sorted(keep.thresholds.values())
     for share, t in keep.thresholds.items():
@@ -89,7 +93,7 @@ def test_none_is_in_every_set_and_the_argument_is_left_alone():
 
 def test_the_curve_falls_as_thresholds_rise(said):
     logits, _, label = said
-    curve = candidate_report(chain_rule(logits), as_none(label), Keep({}, "x"))["curve"]
+    curve = candidate_report(chain_rule(logits, LEVEL), as_none(label), Keep({}, "x"))["curve"]
     assert tuple(curve["threshold"]) == CURVE_THRESHOLDS
     for key in ("kept", "mean_set"):
         assert all(a >= b for a, b in zip(curve[key], curve[key][1:], strict=False)), key
@@ -98,7 +102,7 @@ def test_the_curve_falls_as_thresholds_rise(said):
 
 def test_bands_are_judged_at_the_thresholds_of_the_whole(said):
     logits, qindex, label = said
-    report = evaluate_logits(logits, qindex, label)
+    report = evaluate_level(logits, qindex, label, LEVEL)
     assert report["keep_fitted_on"] == "val"
     for band in report["by_qindex"].values():
         points = band["candidates"]["points"]
@@ -145,7 +149,7 @@ def test_malformed_thresholds_are_refused(bundle_dir, keep):
 
 
 def test_the_figure_has_a_line_for_the_whole_and_each_band(said):
-    report = evaluate_logits(*said)
+    report = evaluate_level(*said, LEVEL)
     (axis,) = draw_candidates(report, "title").axes
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert labels == ["all qindex", *report["by_qindex"]]

@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 
 from data.dataset import class_counts
-from partition import chain_rule
+from description import BLOCKS, chain_rule
 from tests.helpers import COVERED
 from train.measures.candidates import Keep
+from train.measures.judgement import evaluate_level
 from train.measures.metrics import (
     balanced_accuracy,
     calibration_error,
     confusion,
-    evaluate_logits,
     f1_scores,
     head_metrics,
     macro_f1,
     partition_metrics,
 )
+
+LEVEL = BLOCKS.levels[0]
 
 # class of each partition in each head, NONE to VERT_4; where the head's logits start, and how many there are
 HEAD_TARGETS = {
@@ -98,7 +100,7 @@ def test_absent_classes():
 @pytest.mark.parametrize("seed", range(4))
 def test_partition_metrics_are_the_slow_twins(seed):
     probability, label = random_case(seed)
-    found, guess = partition_metrics(probability, label), probability.argmax(1).tolist()
+    found, guess = partition_metrics(probability, label, LEVEL), probability.argmax(1).tolist()
     truth = label.tolist()
     assert math.isclose(found["macro_f1"], np.mean(slow_f1(truth, guess, 10)))
     assert np.allclose(list(found["f1"].values()), slow_f1(truth, guess, 10))
@@ -119,7 +121,7 @@ def test_partition_metrics_are_the_slow_twins(seed):
 
 def test_perfect_predictions():
     label = np.repeat(np.arange(10), 3).astype(np.uint8)
-    found = partition_metrics(np.eye(10)[label], label)
+    found = partition_metrics(np.eye(10)[label], label, LEVEL)
     for key in ("macro_f1", "balanced_accuracy", "accuracy", "top2_recall", "top3_recall"):
         assert found[key] == 1.0, key
     assert found["log_loss"] == 0.0 and found["expected_calibration_error"] == 0.0
@@ -128,7 +130,7 @@ def test_perfect_predictions():
 
 def test_always_none_scores_exactly_its_own_line():
     _, label = random_case(9)
-    found = partition_metrics(np.eye(10)[np.zeros(len(label), int)], label)
+    found = partition_metrics(np.eye(10)[np.zeros(len(label), int)], label, LEVEL)
     assert found["accuracy"] == found["always_none_accuracy"] == (label == 0).mean()
     assert math.isclose(found["macro_f1"], found["always_none_macro_f1"])
     assert math.isclose(found["balanced_accuracy"], 1 / len(np.unique(label)))
@@ -136,7 +138,7 @@ def test_always_none_scores_exactly_its_own_line():
 
 
 def test_always_none_without_a_single_none():
-    found = partition_metrics(np.eye(10)[[1, 2]], np.array([1, 2], np.uint8))
+    found = partition_metrics(np.eye(10)[[1, 2]], np.array([1, 2], np.uint8), LEVEL)
     assert found["always_none_accuracy"] == found["always_none_macro_f1"] == 0.0
 
 
@@ -171,7 +173,7 @@ def test_head_metrics_are_the_slow_twins(head):
             truth.append(target)
             guess.append(int(own.argmax()))
             losses.append(-math.log(math.exp(own[target]) / sum(math.exp(v) for v in own)))
-    found = head_metrics(logits, label)[head]
+    found = head_metrics(logits, label, LEVEL)[head]
     assert found["count"] == len(truth)
     assert math.isclose(found["macro_f1"], np.mean(slow_f1(truth, guess, width)))
     assert math.isclose(found["balanced_accuracy"], slow_balanced_accuracy(truth, guess))
@@ -180,7 +182,7 @@ def test_head_metrics_are_the_slow_twins(head):
 
 
 def test_a_head_without_pairs_scores_nothing_and_breaks_nothing():
-    found = head_metrics(np.zeros((3, 14), np.float32), np.zeros(3, np.uint8))
+    found = head_metrics(np.zeros((3, 14), np.float32), np.zeros(3, np.uint8), LEVEL)
     assert found["four"] == {"macro_f1": 0, "balanced_accuracy": 0, "accuracy": 0, "log_loss": 0, "count": 0}
     assert found["stage1"]["count"] == 3
 
@@ -188,7 +190,7 @@ def test_a_head_without_pairs_scores_nothing_and_breaks_nothing():
 def test_log_loss_stays_finite_at_extreme_logits():
     logits = np.full((2, 14), -1e5, np.float32)
     logits[:, 0] = 1e5
-    found = head_metrics(logits, np.array([0, 1], np.uint8))
+    found = head_metrics(logits, np.array([0, 1], np.uint8), LEVEL)
     assert math.isclose(found["stage1"]["log_loss"], 1e5, rel_tol=1e-6)
 
 
@@ -197,11 +199,11 @@ def test_log_loss_stays_finite_at_extreme_logits():
 
 def test_covered_counts_as_none_in_all_and_is_left_out_of_nodes():
     logits, qindex, label = labels_with_covered(3)
-    found, probability = evaluate_logits(logits, qindex, label), chain_rule(logits)
+    found, probability = evaluate_level(logits, qindex, label, LEVEL), chain_rule(logits, LEVEL)
     as_none = np.where(label == COVERED, 0, label)
     nodes = label != COVERED
-    assert found["all"] == partition_metrics(probability, as_none)
-    assert found["nodes"] == partition_metrics(probability[nodes], label[nodes])
+    assert found["all"] == partition_metrics(probability, as_none, LEVEL)
+    assert found["nodes"] == partition_metrics(probability[nodes], label[nodes], LEVEL)
     assert found["all"]["count"] == 500 and found["nodes"]["count"] == nodes.sum() < 500
     assert found["all"]["always_none_accuracy"] > found["nodes"]["always_none_accuracy"]
 
@@ -209,7 +211,7 @@ def test_covered_counts_as_none_in_all_and_is_left_out_of_nodes():
 def test_qindex_bands_partition_the_pairs_and_are_judged_alone():
     logits, qindex, label = labels_with_covered(4, 2000)
     qindex[:8] = [0, 99, 100, 147, 148, 195, 196, 255]
-    report = evaluate_logits(logits, qindex, label)
+    report = evaluate_level(logits, qindex, label, LEVEL)
     found = report["by_qindex"]
     assert sum(band["all"]["count"] for band in found.values()) == 2000
     covered_values = []
@@ -217,17 +219,17 @@ def test_qindex_bands_partition_the_pairs_and_are_judged_alone():
         low, high = map(int, name.split("-"))
         covered_values += range(low, high + 1)
         keep = (qindex >= low) & (qindex <= high)
-        alone = evaluate_logits(logits[keep], qindex[keep], label[keep], Keep(report["keep"], "val"))
+        alone = evaluate_level(logits[keep], qindex[keep], label[keep], LEVEL, Keep(report["keep"], "val"))
         assert {k: alone[k] for k in ("heads", "all", "nodes", "candidates")} == band
     assert covered_values == list(range(256))
 
 
 def test_bands_without_pairs_are_left_out():
     logits, _, label = labels_with_covered(5)
-    assert list(evaluate_logits(logits, np.full(500, 128), label)["by_qindex"]) == ["100-147"]
+    assert list(evaluate_level(logits, np.full(500, 128), label, LEVEL)["by_qindex"]) == ["100-147"]
 
 
 def test_a_set_of_covered_positions_alone_has_no_nodes():
     logits, qindex, _ = labels_with_covered(6)
-    found = evaluate_logits(logits, qindex, np.full(500, COVERED, np.uint8))
+    found = evaluate_level(logits, qindex, np.full(500, COVERED, np.uint8), LEVEL)
     assert "nodes" not in found and found["all"]["always_none_accuracy"] == 1.0
