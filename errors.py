@@ -63,19 +63,23 @@ class MissingComponentError(ToolkitError):
 _TOOLKIT = "av1-partition-toolkit"
 
 INSTALLED_BY = {
-    **{name: name for name in ("matplotlib", "numpy", "onnx", "onnxscript", "safetensors", "torch")},
+    "click": "click",
+    "numpy": "numpy",
     "onnxruntime": "onnxruntime-gpu",
     "PIL": "pillow",
-    "av": f"{_TOOLKIT}[video]",
-    "bjontegaard": f"{_TOOLKIT}[study]",
-    "dask": f"{_TOOLKIT}[cluster]",
-    "distributed": f"{_TOOLKIT}[cluster]",
-    "polygraphy": f"{_TOOLKIT}[dev]",
-    "sklearn": f"{_TOOLKIT}[dev]",
-    "tensorrt": f"{_TOOLKIT}[tensorrt]",
-    "tensorrt_rtx": f"{_TOOLKIT}[tensorrt-rtx]",
-    "tritonclient": f"{_TOOLKIT}[dev]",
-    "vmaf_torch": f"{_TOOLKIT}[study]",
+} | {
+    module: f"{_TOOLKIT}[{extra}]"
+    for extra, modules in {
+        "train": ("torch", "safetensors", "matplotlib"),
+        "export": ("onnx", "onnxscript"),
+        "video": ("av",),
+        "engines": ("tensorrt_rtx",),
+        "tensorrt": ("tensorrt",),
+        "cluster": ("dask", "distributed"),
+        "study": ("bjontegaard", "vmaf_torch"),
+        "dev": ("polygraphy", "sklearn", "tritonclient"),
+    }.items()
+    for module in modules
 }
 """What `pip install` is to be told for each module that others make: a distribution, or an extra of this one."""
 

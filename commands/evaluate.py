@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from commands.bundles import bundle_or_default
-from commands.options import PATH, OneOf, WholeNumbers, dataset_option, json_option, splits
+from commands.options import PATH, OneOf, WholeNumbers, dataset_option, json_option, run_packages_option, splits
 from console import ProgressLine, say, say_json
 
 
@@ -54,12 +54,13 @@ def _draw_overlay(artefact: Path, dataset_dir: Path, picture: str, png: Path, as
 @click.command()
 @click.argument("bundle_dir", metavar="[BUNDLE]", type=PATH, required=False)
 @click.option("--output-dir", type=PATH, help="Where to draw <file>.<runtime>.parity.png.")
+@run_packages_option
 @json_option
-def verify(bundle_dir: Path | None, output_dir: Path | None, as_json: bool) -> None:
+def verify(bundle_dir: Path | None, output_dir: Path | None, run_packages: bool, as_json: bool) -> None:
     """Check a bundle's hashes, then its parity on this machine beside the export's; needs no torch."""
     from infer.verify import verify_bundle
 
-    verification = verify_bundle(bundle_or_default(bundle_dir), say, output_dir)
+    verification = verify_bundle(bundle_or_default(bundle_dir), say, output_dir, run_packages)
     say_json(as_json, verification.to_json())
     verification.raise_failures()
 
