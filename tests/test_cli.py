@@ -125,7 +125,7 @@ OPTIONS = {
         "--json": False,
     },
     "verify": {"[BUNDLE]": None, "--output-dir": None, "--run-packages": False, "--json": False},
-    "bench": {"[BUNDLE]": None, "--batch": "8160", "--output": None, "--json": False},
+    "bench": {"[BUNDLE]": None, "--batch": None, "--output": None, "--json": False},
     "dataset build": {
         "[VIDEO]...": None,
         "--output-dir": None,
