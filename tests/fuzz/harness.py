@@ -22,6 +22,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import NoReturn
+
+import click
+
+from cli import main
+from console import ErrorBoundary
 
 SECONDS = 20
 """After which an input counts as one that hangs."""
@@ -38,15 +44,17 @@ class Case:
 
     Attributes:
         files: what to write, the damaged file among them, by path.
-        words: the command line that reads it.
+        words: the command line that reads it; or, where no command does, a call that raises what it would report.
         outputs: what a command that succeeds writes anew, and one that fails leaves alone.
         extra: what one that fails may leave besides, such as results as far as they came.
+        folder: below which a command that succeeds may write what it likes; removed after each run.
     """
 
     files: Mapping[Path, bytes]
-    words: tuple[object, ...]
+    words: tuple[object, ...] | Callable[[], object]
     outputs: tuple[Path, ...] = ()
     extra: tuple[Path, ...] = ()
+    folder: Path | None = None
 
 
 Draw = Callable[[Random], Case]
@@ -72,7 +80,10 @@ class Verdict:
 
 def run_case(case: Case, root: Path, quiet: bool = True) -> Verdict:
     """Write the files, run the command in this process, and look at how it ended and at what lies in the folder."""
+    if case.folder is not None:
+        shutil.rmtree(case.folder, ignore_errors=True)
     for path, content in case.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     for path in case.outputs:
         path.write_bytes(b"an earlier result")
@@ -83,6 +94,10 @@ def run_case(case: Case, root: Path, quiet: bool = True) -> Verdict:
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     outputs = set(map(str, case.outputs))
     allowed = outputs if verdict.code == 0 else set(map(str, case.extra))
+    if verdict.code == 0 and case.folder is not None:
+        inside = str(case.folder) + os.sep
+        before = {path: about for path, about in before.items() if not path.startswith(inside)}
+        changed = {path for path in changed if not path.startswith(inside)}
     if lost := sorted(before.keys() - after.keys()):
         verdict.problems.append(f"lost: {lost}")
     if odd := sorted(changed - allowed):
@@ -94,29 +109,39 @@ def run_case(case: Case, root: Path, quiet: bool = True) -> Verdict:
     return verdict
 
 
+def run_words(words: tuple[object, ...]) -> None:
+    """Run a command that must succeed."""
+    code, text = _call(words, quiet=True)
+    assert code == 0, text
+
+
 def listing(root: Path) -> dict[str, tuple[int, ...]]:
-    """Every file and folder below, with inode, size and time of change."""
+    """Every file below, with inode, size and time of change."""
     found: dict[str, tuple[int, ...]] = {}
     for folder, _, names in os.walk(root):
-        found[folder] = ()
         for name in names:
             info = os.lstat(path := os.path.join(folder, name))
             found[path] = info.st_ino, info.st_size, info.st_mtime_ns
     return found
 
 
-def _call(words: Iterable[object], quiet: bool) -> tuple[object, str]:
-    from cli import main
-
+def _call(words: tuple[object, ...] | Callable[[], object], quiet: bool) -> tuple[object, str]:
     out, err = (io.StringIO(), io.StringIO()) if quiet else (sys.stdout, sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main.main([str(word) for word in words], prog_name="cli.py")
+            _command(words) if callable(words) else main.main([str(word) for word in words], prog_name="cli.py")
         except SystemExit as done:
             return done.code, err.getvalue() if quiet else ""
         except BaseException:
             return "no exit at all", traceback.format_exc()
     return "no exit at all", ""
+
+
+def _command(call: Callable[[], object]) -> NoReturn:
+    """What a command that makes this call alone would end with."""
+    group = ErrorBoundary("test", commands={"read": click.Command("read", callback=lambda: call())})
+    group.main(["read"], prog_name="test")
+    raise AssertionError("unreachable")
 
 
 def _judge_words(verdict: Verdict) -> None:

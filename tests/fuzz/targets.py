@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -16,7 +17,7 @@ from PIL import Image
 
 from tests import helpers
 from tests.fuzz import media, mutate
-from tests.fuzz.harness import Case, Prepare
+from tests.fuzz.harness import Case, Prepare, run_words
 
 MODEL = helpers.REPO / "models" / "tiny"
 _PAIRS = 24
@@ -218,6 +219,94 @@ def reference_target(root: Path):
         return Case(files, ("verify", bundle.root))
 
     return draw
+
+
+# --- maps, blobs and streams ------------------------------------------------------------------------------------
+
+
+@target("map")
+def map_target(root: Path):
+    from encoder.partition_map import MapFormat, PartitionMap, leave_edges, read_partition_map, write_partition_map
+
+    path, good = root / "a.apm", []
+    for probability in (False, True):
+        form, values = MapFormat(40, 37, 128, probability), np.random.default_rng(0)
+        masks = values.integers(0, 1 << 10, (2, *form.grid)).astype(np.uint16) | 1
+        certain = values.integers(0, 256, (2, *form.grid, 10)).astype(np.uint8) if probability else None
+        write_partition_map(path, PartitionMap(form, leave_edges(masks, 40, 37), certain))
+        good.append(path.read_bytes())
+
+    def draw(rng: Random) -> Case:
+        return Case({path: media.map_file(rng, rng.choice(good))}, lambda: read_partition_map(path))
+
+    return draw
+
+
+def ivf(units: list[bytes], width: int, height: int) -> bytes:
+    """Temporal units as an IVF file."""
+    header = struct.pack("<4s2H4s2H4I", b"DKIF", 0, 32, b"AV01", width, height, 25, 1, len(units), 0)
+    return header + b"".join(struct.pack("<IQ", len(unit), i) + unit for i, unit in enumerate(units))
+
+
+@target("ivf")
+def ivf_target(root: Path):
+    from encoder.libaom.library import EncodeOptions, Libaom
+    from frames.frame import FrameFormat
+    from frames.planar import open_y4m
+
+    source, out = root / "clip.y4m", root / "dataset"
+    source.write_bytes(y4m())
+    libaom, options, form = Libaom(), EncodeOptions(9), FrameFormat(48, 40, 8, "420")
+    units = [libaom.encode(frame, form, 30, options) for frame in open_y4m(source)]
+    good = {".ivf": ivf(units, 48, 40), ".obu": b"".join(units)}
+
+    def draw(rng: Random) -> Case:
+        suffix = rng.choice((".ivf", ".ivf", ".obu"))
+        content = good[suffix]
+        damaged = media.stream_file(rng, content) if suffix == ".ivf" else mutate.damage(rng, content, 40)
+        stream = root / f"stream{suffix}"
+        words = ("dataset", "build", "--bitstream", stream, "--source", source, "--output-dir", out)
+        return Case({stream: damaged}, words, folder=out)
+
+    return draw
+
+
+@target("parts")
+def parts_target(root: Path):
+    """What an interrupted build left: a finished encode, and finished labels."""
+    picture, out = root / "a.png", root / "dataset"
+    picture.write_bytes(helpers.png(luma(48, 32)))
+    words = ("dataset", "build", picture, "--output-dir", out, "--qindex", "80,220", "--cpu-used", 9, "--jobs", 1)
+    kept = _parts_of_a_build(words, out)
+
+    def draw(rng: Random) -> Case:
+        files = dict(kept)
+        damaged = rng.choice([path for path in files if path.suffix == ".npz"])
+        files[damaged] = mutate.npz_file(rng, files[damaged])
+        if damaged.parent.name != "labels" or rng.random() < 0.5:  # the picture is not finished
+            files = {path: content for path, content in files.items() if path.parent.name == ".parts"}
+        return Case(files, words, folder=out)
+
+    return draw
+
+
+def _parts_of_a_build(words: tuple, out: Path) -> dict[Path, bytes]:
+    """Everything that a build writes on its way, by path."""
+    from data.store import Store
+
+    kept: dict[Path, bytes] = {}
+    write = Store.finish
+
+    def spy(store, recipe, plane):
+        kept.update({path: path.read_bytes() for path in (out / ".parts").glob("*.npz")})
+        return write(store, recipe, plane)
+
+    Store.finish = spy
+    try:
+        run_words(words)
+    finally:
+        Store.finish = write
+    return kept | {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "index.csv"}
 
 
 # --- datasets -----------------------------------------------------------------------------------------------------
