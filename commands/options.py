@@ -163,7 +163,7 @@ def raw_format(size: str | None, bit_depth: int, chroma: str) -> Any:
 
     if size is None:
         if chroma != "420":
-            raise UsageError(f"--chroma {chroma} is of raw video, which needs --size too", "add --size, or leave it out")
+            raise UsageError(f"--chroma {chroma} is of raw video, which needs --size too", "give both, or none")
         return None
     sides = [whole_number(side) for side in size.lower().split("x")]
     if len(sides) != 2 or sides[0] is None or sides[1] is None:

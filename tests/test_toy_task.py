@@ -18,8 +18,8 @@ from data.frame_blocks import FrameBlocks
 from description import InputForm, Task, level_of
 from export.run import ExportTask, export_run
 from infer.block_file import open_blocks
+from infer.open import open_session
 from infer.predict import PredictTask, predict_source
-from infer.runtimes import open_session
 from infer.session import SessionOptions
 from infer.verify import verify_bundle
 from partition import COVERED, OUTSIDE, tree_partitions
