@@ -125,11 +125,11 @@ def predict_source(
     Raises:
         ToolkitError: whatever is wrong with input, bundle, runtime, parity or output; no output file is left then.
     """
-    qindex = read_qindex(task.qindex, source.count)
-    announce(f"read {source.describe()}")
     bundle = open_bundle(task.bundle)
     answers = bundle.manifest.task
-    source = source.with_form(answers.input)
+    source = source.with_form(answers.input)  # of frames, how many blocks there are
+    qindex = read_qindex(task.qindex, source.count)
+    announce(f"read {source.describe()}")
     sink = task.map.open(task.output, bundle) if task.map else None
     options = SessionOptions(source.bit_depth, task.precision, run_code=task.run_code)
     session = open_session(bundle, task.runtime, options, announce, task.verbose)

@@ -1,11 +1,15 @@
 """infer/result.py for blocks of several nodes, beside a slow twin (blocks of one node: test_stream.py)."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from errors import InputError
+from data.frame_blocks import FrameBlocks
+from encoder.partition_map import MapFormat
+from errors import InputError, UsageError
+from infer.predict import MapTask, PredictTask, predict_source
 from infer.result import partial_path
 from infer.stream import predict_stream
 from tests.infer.stand_in import TOY, ArraySource, ToySession, toy_prediction
@@ -87,6 +91,33 @@ def broken_after(chunks):
         raise InputError("the file ends here")
 
     return broken
+
+
+def test_a_file_of_qindex_has_one_for_each_block_of_the_bundles_task(tmp_path, monkeypatch):
+    """A frame of 72x40: 15 blocks of 16, and 6 of 32."""
+    (tmp_path / "clip.y4m").write_bytes(b"YUV4MPEG2 W72 H40 F25:1 Cmono\nFRAME\n" + bytes(range(240)) * 12)
+    np.save(tmp_path / "q.npy", np.zeros(6, np.uint8))
+    monkeypatch.setattr("infer.predict.open_bundle", lambda root: SimpleNamespace(manifest=SimpleNamespace(task=TOY)))
+    monkeypatch.setattr("infer.predict.open_session", lambda *_: ToySession())
+    heard = []
+    task = PredictTask(tmp_path, tmp_path / "out.npz", str(tmp_path / "q.npy"))
+    outcome = predict_source(FrameBlocks(tmp_path / "clip.y4m"), task, lambda *_: None, heard.append)
+    assert "2 x 3 blocks" in heard[0] and outcome.to_json()["blocks"] == 6
+    with np.load(tmp_path / "out.npz") as result:
+        assert result["partition_8"].shape == (1, 8, 12)
+        names = outcome.to_json()["counts"]["8"]
+        assert list(names) == [p.name for p in TOY.levels[1].types] and sum(names.values()) == 96
+    assert [line.partition(":")[0] for line in heard[3:]] == ["nodes of 32", "nodes of 8"]
+
+
+def test_a_map_of_several_levels_is_refused_with_what_it_holds(tmp_path, monkeypatch):
+    (tmp_path / "clip.y4m").write_bytes(b"YUV4MPEG2 W72 H40 F25:1 Cmono\nFRAME\n" + bytes(range(240)) * 12)
+    manifest = SimpleNamespace(task=TOY, threshold=lambda keep: 0.1)
+    monkeypatch.setattr("infer.predict.open_bundle", lambda root: SimpleNamespace(manifest=manifest))
+    task = PredictTask(tmp_path, tmp_path / "out.apm", map=MapTask(MapFormat(72, 40, 128)))
+    with pytest.raises(UsageError, match="nodes of 16 samples, and the model answers nodes of 32, 8") as error:
+        predict_source(FrameBlocks(tmp_path / "clip.y4m"), task, lambda *_: None, lambda _: None)
+    assert ".npz" in error.value.hint and [p.name for p in tmp_path.iterdir()] == ["clip.y4m"]
 
 
 def test_a_name_that_leaves_no_room_for_partial_is_cut(tmp_path):
