@@ -15,8 +15,17 @@ from PIL import Image
 
 from data.dataset import load_split, open_dataset
 from description import BLOCKS
-from errors import InputError, OutputError
-from tests.helpers import REPO, file_size_limit, index_row, write_index, write_random_dataset
+from errors import InputError, OutputError, UsageError
+from tests.helpers import (
+    NONE,
+    REPO,
+    SPLIT,
+    file_size_limit,
+    index_row,
+    paint,
+    write_index,
+    write_random_dataset,
+)
 from tests.train.runs import config_of, run, same, weights
 from train.batches import DeviceBlocks
 from train.checkpoint import open_run
@@ -132,6 +141,73 @@ def test_ten_bit_data_trains(tmp_path):
     run(dataset, tmp_path / "r", epochs=1, batch_size=16, stages=(1,))
     [epoch] = open_run(tmp_path / "r").info["stages"]["1"]["history"]
     assert 0 < epoch["train_loss"] < 10
+
+
+# --- two at once ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_second_training_into_one_folder_is_refused_and_the_first_goes_on(small_dataset, tmp_path):
+    """Told from within the first, which holds the folder: at each of its epochs."""
+    refused = []
+
+    def try_another(text):
+        if "epoch" in text:
+            with pytest.raises(UsageError, match="another training is writing") as error:
+                run(small_dataset, tmp_path / "r", seed=1, stages=(1,))
+            refused.append(error.value)
+
+    info = run(small_dataset, tmp_path / "r", announce=try_another, stages=(1,))
+    assert len(refused) == 2 and refused[0].exit_code == 2
+    assert open_run(tmp_path / "r").info == json.loads(json.dumps(info)) and info["config"]["seed"] == 42
+    assert not [p for p in (tmp_path / "r").iterdir() if p.name.startswith(".")]
+
+
+# --- classes that labels lack -----------------------------------------------------------------------------------------
+
+
+def only_of(partitions, trees, root, source, split):
+    """A copy of a dataset whose labels of a split are 16x16 nodes of those partitions, drawn at random.
+
+    Args:
+        trees: of each partition (tests.helpers.Tree).
+    """
+    dataset, rng = shutil.copytree(source, root), np.random.default_rng(0)
+    for picture in open_dataset(dataset).of_split(split):
+        path = dataset / "labels" / f"{picture.name}.npz"
+        with np.load(path) as archive:
+            qindex, maps = archive["qindex"], archive["bsize"].copy()
+        for bsize in maps:
+            for y in range(0, picture.height, 16):
+                for x in range(0, picture.width, 16):
+                    paint(bsize, y, x, 16, trees[int(rng.choice(partitions))])
+        np.savez_compressed(path, qindex=qindex, bsize=maps)
+    return dataset
+
+
+@pytest.mark.parametrize(("partitions", "stage"), [((NONE,), 2), ((NONE, SPLIT), 3)])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_labels_that_lack_a_stages_classes_are_refused_before_any_epoch(
+    small_dataset, tmp_path, partitions, stage, split
+):
+    trees = {NONE: NONE, SPLIT: (NONE,) * 4}
+    dataset = only_of(partitions, trees, tmp_path / "data", small_dataset, split)
+    said = []
+    with pytest.raises(InputError, match=rf"stage {stage} has 0 pairs in split '{split}'.*no HORZ|no SPLIT") as error:
+        run(dataset, tmp_path / "r", progress=lambda *a: said.append(a), announce=said.append)
+    assert f"head {'macro' if stage == 2 else 'rect'}" in error.value.message and error.value.hint
+    assert said == [] and not (tmp_path / "r").exists()
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_class_that_only_one_head_lacks_is_said_and_the_rest_is_trained(small_dataset, tmp_path):
+    """The seed's labels had no 4-way types."""
+    trees = {p: p for p in range(8)} | {SPLIT: (NONE,) * 4}
+    dataset = only_of(range(8), trees, tmp_path / "data", small_dataset, "train")
+    said = []
+    run(dataset, tmp_path / "r", announce=said.append, epochs=1)
+    [note] = [line for line in said if "nothing to learn" in line and "stage 3" in line]
+    assert note.endswith("HORZ_4, VERT_4 (head four)")
 
 
 # --- bad data, bad places ---------------------------------------------------------------------------------------------
