@@ -15,7 +15,7 @@ venv: $(VENV)/.installed ## make .venv with everything the project needs
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,video,cluster,tensorrt-rtx,study]"
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,export,video,cluster,engines,study]"
 	@touch $@
 
 lock: venv ## write constraints.txt anew: the versions of everything in .venv

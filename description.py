@@ -21,6 +21,7 @@ P(HORZ) = P(PARTITIONED) P(RECT) P(HORZ | RECT): `Level.factors` is that rule as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,8 @@ Array = TypeVar("Array", bound=Any)
 
 OUTPUT_KINDS = ("logits", "probability", "partition")
 LARGEST_UNIT = 64
+FRAME_1080P, FRAME_4K = (1920, 1080), (3840, 2160)
+"""Width and height of the frames that batches are made for, in luma samples."""
 NO_SAY = -1
 """Class of a partition type that a head does not tell apart."""
 
@@ -242,6 +245,10 @@ class InputForm:
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of units of a frame, those that straddle its edge included."""
         return -(-height // self.unit), -(-width // self.unit)
+
+    def blocks_in(self, frame: tuple[int, int]) -> int:
+        """How many blocks a frame is cut into, of (width, height)."""
+        return math.prod(self.grid(*frame))
 
 
 @dataclass(frozen=True)

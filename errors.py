@@ -1,6 +1,6 @@
 """The toolkit's errors: each carries one line for the user, one hint, and the command line's exit code.
 
-Raise the narrowest class; `cli.py` is the only place that catches them (exit codes: docs/DESIGN.md).
+Raise the narrowest class; `console.py` is the only place that catches them (exit codes: docs/DESIGN.md).
 """
 
 from __future__ import annotations
@@ -58,6 +58,43 @@ class MissingComponentError(ToolkitError):
     """A library, device or tool that was asked for is not there; the hint says what to install."""
 
     exit_code = 4
+
+
+_TOOLKIT = "av1-partition-toolkit"
+
+INSTALLED_BY = {
+    "click": "click",
+    "numpy": "numpy",
+    "onnxruntime": "onnxruntime-gpu",
+    "PIL": "pillow",
+} | {
+    module: f"{_TOOLKIT}[{extra}]"
+    for extra, modules in {
+        "train": ("torch", "safetensors", "matplotlib"),
+        "export": ("onnx", "onnxscript"),
+        "video": ("av",),
+        "engines": ("tensorrt_rtx",),
+        "tensorrt": ("tensorrt",),
+        "cluster": ("dask", "distributed"),
+        "study": ("bjontegaard", "vmaf_torch"),
+        "dev": ("polygraphy", "sklearn", "tritonclient"),
+    }.items()
+    for module in modules
+}
+"""What `pip install` is to be told for each module that others make: a distribution, or an extra of this one."""
+
+
+def not_installed(module: str, otherwise: str = "") -> MissingComponentError:
+    """The error for a module that cannot be imported since it is not there.
+
+    Args:
+        module: one of INSTALLED_BY, or a module in it.
+        otherwise: what can be done instead, such as ", or no --output-dir".
+    """
+    top = module.partition(".")[0]
+    wanted = INSTALLED_BY.get(top, top)
+    quoted = f"'{wanted}'" if "[" in wanted else wanted
+    return MissingComponentError(f"{top} is not installed", f"pip install {quoted}{otherwise}")
 
 
 class ParityError(ToolkitError):

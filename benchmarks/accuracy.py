@@ -1,6 +1,6 @@
 """Peers on one validation split, in one command: how good is a model, and what would have been easier?
 
-    python -m benchmarks.accuracy --dataset-dir ../shared/dataset --peers --run compact=runs/compact
+    python -m benchmarks.accuracy --dataset-dir DIR --peers --run compact=runs/compact
 
 Always NONE; class shares by qindex; gradient-boosted trees on block statistics and qindex; and run folders, if asked
 for as though they were not told qindex. Thresholds and the decision rule of each are fitted on the 36 train pictures
@@ -25,11 +25,14 @@ from numpy.typing import NDArray
 from benchmarks.block_statistics import NAMES, block_statistics
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from benchmarks.speed import RESULTS
+from console import error_boundary
 from data.dataset import BlockSet, joined, load_pictures, load_split, open_dataset
 from data.split import calibration_pictures, check_splits
+from description import BLOCKS, Task
+from errors import InputError
 from files import sha256_of, write_atomically
 from machine import machine
-from partition import Partition, chain_rule
+from partition import Partition
 from train.checkpoint import MODEL_FILE, checkpoint_model
 from train.measures.candidates import fit_keep
 from train.measures.decision import fit_decision
@@ -52,8 +55,8 @@ class Splits:
     val: BlockSet
 
 
-def open_splits(dataset_dir: Path, border: int = 0, more_train: tuple[Path, ...] = ()) -> tuple[Splits, str]:
-    """The splits of a dataset, blocks with that border, and its hash; train with further datasets' train pictures.
+def open_splits(dataset_dir: Path, task: Task = BLOCKS, more_train: tuple[Path, ...] = ()) -> tuple[Splits, str]:
+    """The splits of a dataset, blocks of that task, and its hash; train with further datasets' train pictures.
 
     Raises:
         InputError: whatever is wrong with a dataset.
@@ -62,12 +65,12 @@ def open_splits(dataset_dir: Path, border: int = 0, more_train: tuple[Path, ...]
     pictures = dataset.of_split("train")
     aside = set(calibration_pictures([p.name for p in pictures], CALIBRATION_PICTURES))
     parts = (tuple(p for p in pictures if (p.name in aside) == chosen) for chosen in (False, True))
-    train, calib = (load_pictures(dataset, part, "split 'train'", border) for part in parts)
+    train, calib = (load_pictures(dataset, part, "split 'train'", task) for part in parts)
     folders = [open_dataset(folder) for folder in more_train]
     if folders:
         check_splits(dataset, folders, aside)
-    further = (load_split(folder, "train", border) for folder in folders)
-    return Splits(joined([train, *further]), calib, load_split(dataset, "val", border)), dataset.sha256()
+    further = (load_split(folder, "train", task) for folder in folders)
+    return Splits(joined([train, *further]), calib, load_split(dataset, "val", task)), dataset.sha256()
 
 
 def always_none(splits: Splits) -> tuple[Probabilities, Probabilities]:
@@ -78,7 +81,7 @@ def always_none(splits: Splits) -> tuple[Probabilities, Probabilities]:
 def class_shares(splits: Splits) -> tuple[Probabilities, Probabilities]:
     """Class shares of the train pairs by qindex, averaged over neighbouring qindex, for calib and val."""
     counts = np.zeros((256, len(Partition)))
-    np.add.at(counts, (splits.train.qindex, as_none(splits.train.label)), 1.0)
+    np.add.at(counts, (splits.train.qindex, as_none(splits.train.label[:, 0])), 1.0)
     distance = np.arange(256)[:, None] - np.arange(256)
     smooth = np.exp(-0.5 * (distance / PRIOR_WIDTH) ** 2) @ counts + 1e-3
     shares = smooth / smooth.sum(1, keepdims=True)
@@ -98,7 +101,7 @@ def boosted_trees(splits: Splits) -> tuple[Probabilities, Probabilities]:
     # Leaves of a few pairs give single pairs a probability of next to nothing, and a log loss that is all theirs.
     options = {"min_samples_leaf": 200, "l2_regularization": 5.0, "early_stopping": False, "random_state": 0}
     trees = HistGradientBoostingClassifier(max_iter=TREE_ROUNDS, **options)
-    trees.fit(features(splits.train, rows), as_none(splits.train.label[rows]))
+    trees.fit(features(splits.train, rows), as_none(splits.train.label[rows, 0]))
 
     def says(pairs: BlockSet) -> Probabilities:
         probability = np.zeros((len(pairs), len(Partition)))
@@ -124,7 +127,7 @@ def run_folder(path: Path, device: str) -> Callable[[Splits], tuple[Probabilitie
 
     def says(splits: Splits) -> tuple[Probabilities, Probabilities]:
         parts = (predict_logits(model, DeviceBlocks(pairs, where)) for pairs in (splits.calib, splits.val))
-        calib, val = (chain_rule(logits) for logits in parts)
+        calib, val = (model.config.task.probability(logits) for logits in parts)
         return calib, val
 
     return says
@@ -158,9 +161,9 @@ def judge(says: Callable[[Splits], tuple[Probabilities, Probabilities]], splits:
     start = time.perf_counter()
     calib, val = says(splits)
     seconds = time.perf_counter() - start
-    truth = as_none(splits.calib.label)
+    truth = as_none(splits.calib.label[:, 0])
     keep, decision = fit_keep(calib, truth, "calib"), fit_decision(calib, truth, "calib")
-    answers = Answers(val, splits.val.qindex, as_none(splits.val.label), splits.val.picture)
+    answers = Answers(val, splits.val.qindex, as_none(splits.val.label[:, 0]), splits.val.picture)
     return {
         "figures": figures(answers, keep, decision),
         "keep": dict(keep.thresholds),
@@ -216,6 +219,18 @@ def _cell(figure: dict[str, float], scale: float, digits: int, sign: str = "") -
     return f"{value} ({low} to {high})"
 
 
+def _task_of(run: Path) -> Task:
+    """The task of a run.
+
+    Raises:
+        InputError: if it is not of single blocks, which peers and pictures are compared by.
+    """
+    task = checkpoint_model(run).task
+    if task.levels != BLOCKS.levels:
+        raise InputError(f"{run} answers nodes of {task.levels[0].node_size}", "this compares models of 16x16 nodes")
+    return task
+
+
 @click.command()
 @click.option("--dataset-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--run", "runs", multiple=True, metavar="NAME=RUN", help="A run folder, under a name for its row.")
@@ -246,13 +261,13 @@ def main(
     """Judge peers and runs on the val split, and write a row for each."""
     if more_train and not peers:
         raise click.UsageError("--more-train is for peers: runs are trained already")
-    (splits, sha256), held = open_splits(dataset_dir, more_train=more_train), 0
+    (splits, sha256), held = open_splits(dataset_dir, more_train=more_train), BLOCKS
     about = {"dataset_sha256": sha256, "calib": list(splits.calib.pictures), "val": list(splits.val.pictures)}
     rows: dict[str, Any] = {}
     if output.exists():
         before = json.loads(output.read_text())
         rows = before["rows"] if before["dataset_sha256"] == sha256 else {}
-    named, weights, borders = dict(PEERS) if peers else {}, {}, {}
+    named, weights, tasks = dict(PEERS) if peers else {}, {}, dict.fromkeys(PEERS, BLOCKS)
     if more_train:
         named = {f"{name}, further pictures": peer for name, peer in named.items() if peer is not always_none}
     for text, is_told in (*((text, True) for text in runs), *((text, False) for text in untold)):
@@ -260,11 +275,11 @@ def main(
         says = run_folder(Path(path or name), device)
         named[name] = says if is_told else averaged(says)
         weights[name] = sha256_of(Path(path or name) / MODEL_FILE)
-        borders[name] = checkpoint_model(Path(path or name)).border
-    # By border, so that pairs are read twice at most.
-    for name in sorted(named, key=lambda name: borders.get(name, 0)):
-        if (border := borders.get(name, 0)) != held:
-            splits, held = open_splits(dataset_dir, border)[0], border
+        tasks[name] = _task_of(Path(path or name))
+    # By task, so that the pairs of each are read once.
+    for name in sorted(named, key=lambda name: tasks.get(name, BLOCKS).input.border):
+        if (task := tasks.get(name, BLOCKS)) != held:
+            splits, held = open_splits(dataset_dir, task)[0], task
         rows[name] = judge(named[name], splits) | {"weights_sha256": weights.get(name, "")}
         if more_train and name not in weights:
             rows[name]["more_train_sha256"] = [open_dataset(folder).sha256() for folder in more_train]
@@ -275,4 +290,5 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    with error_boundary():
+        main(standalone_mode=False)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import re
 import subprocess
 import tempfile
 import time
@@ -27,14 +26,17 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from compiler.compile import CompileOptions, compile_model
+from benchmarks.speed import BLOCKS_OF, FRAMES, RESULTS, result_name
+from compiler.compile import compile_model
+from compiler.targets import ONNXRUNTIME_CPU
+from console import error_boundary
 from data.dataset import SAMPLE_DIR, load_split, open_dataset
 from description import BLOCKS
 from export.c.blob import pack, write_blob
 from export.c.int8 import quantise_program, row_ranges
 from export.c.ops import Program
 from export.c.write import SOURCE_DIR, build_model_program
-from export.onnx_int8 import calibrate, quantise, sample_feeds
+from export.onnx_int8 import calibrate, quantise_graph, sample_feeds
 from export.onnx_writer import build_onnx
 from files import write_atomically
 from infer.sessions.c_library import CModel, open_library
@@ -43,9 +45,7 @@ from train.checkpoint import open_run
 from train.model import PartitionModel
 
 ROUNDS = 7
-BATCHES = (1, 4, 16, 64, 1020, 8160)
-FRAMES = {"1080p": (1080, 1920), "4K": (2160, 3840)}
-RESULTS = Path(__file__).resolve().parent / "results"
+BATCHES = (1, 4, 16, 64, 1020, BLOCKS_OF["1080p"])
 Call = Callable[[], object]
 
 
@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     result = run_benchmark(given.run, given.rounds, print)
-    trunk, cpu = result["model"]["trunk"], re.sub(r"[^a-z0-9]+", "-", result["hardware"].lower()).strip("-")
-    path = given.output or RESULTS / f"c_api_{trunk}_{cpu}_{result['date'][:7].replace('-', '')}.json"
+    what = f"c_api_{result['model']['trunk']}"
+    path = given.output or RESULTS / result_name(result["hardware"], result["date"], what)
     write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
     print(f"wrote {path}")
 
@@ -148,9 +148,10 @@ def _programs(model: PartitionModel) -> dict[str, Program]:
 
 def _sessions(model: PartitionModel) -> dict[str, onnxruntime.InferenceSession]:
     """ONNX Runtime on one thread, of the files that export writes."""
-    plain = build_onnx(compile_model(model, CompileOptions())[0], "uint8", {})
-    products = build_onnx(compile_model(model, CompileOptions(lower="gemm"))[0], "uint8", {})
-    quantised = quantise(products, calibrate(products, sample_feeds("uint8")))
+    plain, products = (
+        build_onnx(compile_model(model, ONNXRUNTIME_CPU, lower)[0], "uint8", {}, BLOCKS) for lower in ("auto", "gemm")
+    )
+    quantised = quantise_graph(products, calibrate(products, sample_feeds("uint8")))
     return {"fp32": _session(plain), "int8": _session(quantised)}
 
 
@@ -207,7 +208,7 @@ def _frames(
 
     with Image.open(SAMPLE_DIR / "luma" / "skimage_coffee.png") as image:
         picture = np.asarray(image)
-    for name, (height, width) in FRAMES.items():
+    for name, (width, height) in FRAMES.items():
         luma = np.tile(picture, (-(-height // picture.shape[0]), -(-width // picture.shape[1])))[:height, :width].copy()
         rows, columns = -(-height // 16), -(-width // 16)
         for threads in (1, 2):
@@ -245,4 +246,5 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with error_boundary():
+        main()

@@ -24,8 +24,11 @@ from torch import Tensor, nn
 
 import onnxruntime  # isort: skip  (after torch, whose CUDA libraries it loads)
 
-from compiler.compile import CompileOptions, compile_model
+from benchmarks.speed import BLOCKS_OF
+from compiler.compile import compile_model
 from compiler.passes.fold_batch_norm import fold_model
+from compiler.targets import CUBLASLT, ONNXRUNTIME_CUDA
+from console import error_boundary
 from export.onnx_writer import build_onnx
 from train.freeze import batch_norms
 from train.model import ModelConfig, PartitionModel
@@ -165,14 +168,13 @@ def top_kernels(call: Call, rounds: int = 5) -> list[dict[str, Any]]:
 
 def onnx_files(model: PartitionModel) -> dict[str, bytes]:
     """The plain fp16 export and the compiled ones, by name; one without the forms that are there for CUDA."""
-    without_cuda = CompileOptions(lower="gemm", precision="fp16", cuda=False)
     graphs = {
         "plain": fold_model(model).half(),
-        "compiled": compile_model(model, CompileOptions(lower="auto", precision="fp16"))[0],
-        "compiled, biases added": compile_model(model, without_cuda)[0],
+        "compiled": compile_model(model, ONNXRUNTIME_CUDA)[0],
+        "compiled, biases added": compile_model(model, CUBLASLT)[0],
     }
-    side = model.config.side
-    return {name: build_onnx(graph, "uint8", {}, side).SerializeToString() for name, graph in graphs.items()}
+    task = model.config.task
+    return {name: build_onnx(graph, "uint8", {}, task).SerializeToString() for name, graph in graphs.items()}
 
 
 def measure_onnxruntime(
@@ -248,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the JSON files")
     parser.add_argument("--trunk", default="compact,resnet18", help="comma-separated")
-    parser.add_argument("--batch", default="8160,65536", help="comma-separated")
+    parser.add_argument("--batch", default=f"{BLOCKS_OF['1080p']},65536", help="comma-separated")
     parser.add_argument("--budget", type=float, default=460.0, help="seconds for all trunks together")
     parser.add_argument("--torch", action="store_true", help="torch.compile(max-autotune) of the uncompiled model too")
     parser.add_argument("--smoke", action="store_true", help="a tiny batch on the CPU")
@@ -265,4 +267,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with error_boundary():
+        main()

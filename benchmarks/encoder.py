@@ -1,12 +1,13 @@
 """What partition maps gain in a real encoder: speed-up and BD-rate against libaom's own presets.
 
     python cli.py export --fold-bn --c av1part
-    python -m benchmarks.encoder bundles/default --model av1part/model.fp32.av1part        (goes on where it stopped)
+    python -m benchmarks.encoder bundles/default --shared DIR --model av1part/model.fp32.av1part
 
-Sequences: the val and test pictures of ../shared/sample as 4:2:0 at every preset, the val pictures of ../shared/dataset
-as monochrome at presets 1 to 4, and any Y4M given with --clip; nothing that was trained on. Each is encoded at every
-qindex and preset in every variant (benchmarks/encoder_rows.py). Encodes run two at a time, a process with one thread
-each; the figures need a machine that does nothing else. Writes STEM.csv (one row an encode), STEM.json and STEM.png.
+Run again, it goes on where it stopped. Sequences: the val and test pictures of DIR/sample as 4:2:0 at every preset, the
+val pictures of DIR/dataset as monochrome at presets 1 to 4, and any Y4M given with --clip; nothing that was trained on.
+Each is encoded at every qindex and preset in every variant (benchmarks/encoder_variants.py). Encodes run two at a time,
+a process with one thread each; the figures need a machine that does nothing else. Writes STEM.csv (one row an encode),
+STEM.json and STEM.png.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from typing import Any
 from benchmarks.encoder_analysis import NORMAL, Row, analyse, curves_of
 from benchmarks.encoder_figure import draw
 from benchmarks.encoder_rows import Sequence, Unit, run_unit
+from benchmarks.encoder_variants import meanings
 from benchmarks.speed import RESULTS, result_name
 from bundle import MANIFEST_FILE, open_bundle
+from console import error_boundary
 from data.dataset import open_dataset
 from data.encode import local_workers
 from encoder.program import PROGRAM
-from errors import InputError, MissingComponentError, ToolkitError, UsageError
+from errors import MissingComponentError, UsageError
 from files import sha256_of, write_atomically
 from frames.reader import open_frames
 from machine import cpu_name, machine
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
 COLUMNS = (
     *("group", "sequence", "width", "height", "frames", "qindex", "cpu_used", "variant", "bytes", "encode_cpu_s"),
     *("predict_cpu_s", "psnr_y", "vmaf", "met", "mean_set", "kept", "single", "undecided"),
@@ -51,6 +53,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--qindex", type=_numbers, default=(80, 128, 172, 220))
     parser.add_argument("--cpu-used", type=_numbers, default=(0, 1, 2, 3, 4, 6))
     parser.add_argument("--keep", type=lambda text: tuple(text.split(",")), default=("0.99", "0.98", "0.95"))
+    parser.add_argument("--shared", type=Path, help="folder that holds sample/, with yuv420/, and dataset/")
     parser.add_argument("--clip", type=Path, action="append", default=[], help="a Y4M more; may be given again")
     parser.add_argument("--no-pictures", action="store_true", help="only the clips")
     parser.add_argument("--pictures", type=int, help="of each folder, at most")
@@ -69,21 +72,23 @@ def sequences(options: argparse.Namespace, folder: Path) -> Iterator[Sequence]:
     """The sequences, as Y4M files in `folder`.
 
     Raises:
-        InputError: if the seed data is not beside the checkout.
+        UsageError: if nobody said where the pictures are.
+        InputError: if they are not there.
     """
     for path in options.clip:
         with open_frames(path):
             yield Sequence("clips", path.stem, path.resolve())
     if options.no_pictures:
         return
-    if not SHARED.is_dir():
-        raise InputError(f"{SHARED} is not there", "give --clip FILE.y4m and --no-pictures")
-    sample, dataset = open_dataset(SHARED / "sample"), open_dataset(SHARED / "dataset")
+    if options.shared is None:
+        raise UsageError("where are the study's pictures?", "--shared DIR, or --no-pictures --clip FILE.y4m")
+    shared: Path = options.shared
+    sample, dataset = open_dataset(shared / "sample"), open_dataset(shared / "dataset")
     names = [p.name for p in sample.pictures if p.split in ("val", "test")][: options.pictures]
     for name in names:
-        yield Sequence(SAMPLE, name, as_y4m(SHARED / "sample" / "yuv420" / f"{name}.png", folder, packed_420=True))
+        yield Sequence(SAMPLE, name, as_y4m(shared / "sample" / "yuv420" / f"{name}.png", folder, packed_420=True))
     for picture in [p for p in dataset.pictures if p.split == "val"][: options.pictures]:
-        path = SHARED / "dataset" / "luma" / f"{picture.name}.png"
+        path = shared / "dataset" / "luma" / f"{picture.name}.png"
         yield Sequence(MONOCHROME, picture.name, as_y4m(path, folder, packed_420=False))
 
 
@@ -221,13 +226,12 @@ def main(words: list[str] | None = None) -> None:
     asked = {unit.key for unit in every}
     result = summarise([row for row in read_rows(rows_path) if _key(row) in asked], common)
     write_atomically(json_path, (json.dumps(result, indent=1) + "\n").encode())
-    draw({group: entries["psnr_y"] for group, entries in result["groups"].items()}, png_path)
+    by_group = {group: entries["psnr_y"] for group, entries in result["groups"].items()}
+    draw(by_group, meanings(options.keep), png_path)
     print(table(result))
     print(f"wrote {stem}.csv, .json and .png")
 
 
 if __name__ == "__main__":
-    try:
+    with error_boundary():
         main()
-    except ToolkitError as error:
-        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from None

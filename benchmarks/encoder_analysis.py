@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import encoder_variants
+
 RESAMPLES = 2000
-NORMAL = "normal"
+NORMAL = encoder_variants.NORMAL.name
 Row = dict[str, Any]
 
 

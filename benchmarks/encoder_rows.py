@@ -1,17 +1,6 @@
-"""The encodes of the encoder study (benchmarks/encoder.py): which there are, and how one unit of them is run.
+"""The encodes of the encoder study (benchmarks/encoder.py): how one unit of them is run.
 
-A unit is a sequence at one qindex and preset: the normal encode first, since the oracle follows it, then every variant.
-
-    normal       libaom alone
-    keep-S       the bundle's candidates at the threshold that keeps the share S of true types
-    oracle       NONE and what the normal encode chose
-    none         NONE alone
-    random       NONE and one type drawn evenly
-
-and, at one preset, what keep-0.98 is made of:
-
-    repaired     its candidates, and what the normal encode chose: what wrong candidate sets cost
-    whole        its candidates, the 8x8 nodes of SPLIT searched as well: what leaving them unsplit gains, and costs
+A unit is a sequence at one qindex and preset, in every variant of benchmarks.encoder_variants.
 """
 
 from __future__ import annotations
@@ -27,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.encoder_variants import Known, Masks, Variant, variants_of
 from bundle import Bundle, open_bundle
 from data.cutting import cut_blocks
 from encoder.libaom.library import cq_of_qindex
-from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks
+from encoder.masks import map_of_whole_nodes, oracle_masks
 from encoder.partition_map import UNDECIDED, MapFormat, candidate_masks, write_partition_map
 from encoder.program import Encoded, encode_file, stream_labels
 from frames.frame import FrameFormat
@@ -39,8 +29,6 @@ from infer.open import open_session
 from infer.session import Session, SessionOptions
 from partition import NODE_SIZE
 
-TAKEN_APART = "0.98"
-TAKEN_APART_AT = 2
 _SHORT_SECONDS = 0.5
 _REPEATS = 3
 _FAST = 6
@@ -69,7 +57,7 @@ class Unit:
 
     Attributes:
         keep: shares of true types, of the bundle's thresholds.
-        bundle: folder.
+        bundle: folder of a bundle of 16x16 nodes.
         model: the bundle's blob of the C library, whose time is taken as that of prediction; None takes onnxruntime's.
         vmaf: compute it.
     """
@@ -98,35 +86,35 @@ def run_unit(unit: Unit) -> list[Row]:
     """Every encode of a unit, one row each."""
     with open_frames(unit.sequence.path) as frames:
         form, luma = frames.format, np.stack([frame.luma for frame in frames])
+    normal, *others = variants_of(unit.keep, unit.cpu_used)
     with tempfile.TemporaryDirectory() as folder:
         encodes = _Encodes(unit, form, luma, Path(folder))
-        rows = [encodes.row("normal", None)]
+        rows = [encodes.row(normal)]
         if rows[0]["encode_cpu_s"] < _SHORT_SECONDS:
             encodes = replace(encodes, repeats=_REPEATS)
-            rows = [encodes.row("normal", None)]
-        labels = stream_labels(Path(folder) / "normal.ivf", form)
-        masks, seconds = _predicted(unit, form, luma)
-        true = oracle_masks(labels)
-        variants = {f"keep-{share}": each for share, each in masks.items()}
-        if TAKEN_APART in masks and unit.cpu_used == TAKEN_APART_AT:
-            variants |= {"repaired": masks[TAKEN_APART] | true, "whole": masks[TAKEN_APART]}
-        variants |= {"oracle": true, "none": np.ones_like(true), "random": random_masks(true.shape, 0)}
-        for name, each in variants.items():
-            is_predicted = name.startswith(("keep", "repaired", "whole"))
-            rows.append(encodes.row(name, each, seconds if is_predicted else 0.0) | _described(each, true))
+            rows = [encodes.row(normal)]
+        labels = stream_labels(Path(folder) / f"{normal.name}.ivf", form)
+        predicted, seconds = _predicted(unit, form, luma)
+        known = Known(predicted, oracle_masks(labels))
+        for variant in others:
+            assert variant.masks is not None
+            masks = variant.masks(known)
+            row = encodes.row(variant, masks, seconds if variant.is_predicted else 0.0)
+            rows.append(row | _described(masks, known.true))
     return rows
 
 
-def _predicted(unit: Unit, form: FrameFormat, luma: NDArray[np.integer]) -> tuple[dict[str, NDArray[np.uint16]], float]:
+def _predicted(unit: Unit, form: FrameFormat, luma: NDArray[np.integer]) -> tuple[dict[str, Masks], float]:
     """Masks of the whole nodes by share, and the CPU seconds that predicting them takes, on one thread and warm."""
     bundle, session = _session(unit.bundle, form.bit_depth)
+    task = bundle.manifest.task
     rows, cols = form.height // NODE_SIZE, form.width // NODE_SIZE
     seconds, probability = [], np.empty(0, np.float32)
     for _ in range(_REPEATS):
         start = time.process_time()
         frames = []
         for plane in luma:
-            blocks = cut_blocks(plane)
+            blocks = cut_blocks(plane, task.input)
             frames.append(session.predict(blocks, np.full(len(blocks), unit.qindex, np.uint8)).probability)
         seconds.append(time.process_time() - start)
         probability = np.stack(frames)
@@ -144,7 +132,7 @@ def _seconds_in_c(unit: Unit, model: Path) -> float:
         return min(encode_file(unit.sequence.path, stream, options).predict_cpu_s for _ in range(_REPEATS))
 
 
-def _described(masks: NDArray[np.uint16], true: NDArray[np.uint16]) -> Row:
+def _described(masks: Masks, true: Masks) -> Row:
     """How large the sets are, how many hold the normal encode's choice, and how many are NONE alone."""
     size = np.unpackbits(masks.astype("<u2")[..., None].view(np.uint8), axis=-1).sum(-1)
     return {
@@ -164,18 +152,17 @@ class _Encodes:
     repeats: int = 1
     """Of each encode, of which the fastest counts: as many for every variant, or those of more would look faster."""
 
-    def row(self, variant: str, masks: NDArray[np.uint16] | None, predict_seconds: float = 0.0) -> Row:
+    def row(self, variant: Variant, masks: Masks | None = None, predict_seconds: float = 0.0) -> Row:
         """Encode."""
         unit = self.unit
-        stream, recon = self.folder / f"{variant}.ivf", self.folder / "recon.yuv"
+        stream, recon = self.folder / f"{variant.name}.ivf", self.folder / "recon.yuv"
         options: list[object] = ["--cq-level", cq_of_qindex(unit.qindex), "--cpu-used", unit.cpu_used]
         if masks is not None:
             path = self.folder / "map.apm"
             form = MapFormat(self.form.width, self.form.height, unit.qindex)
             write_partition_map(path, map_of_whole_nodes(form, masks))
             options += ["--partition-map", path]
-        if variant == "whole":
-            options.append("--whole-split")
+        options += variant.options
         if unit.vmaf:
             options += ["--recon", recon]
         encoded = self._encode(stream, options)
@@ -187,7 +174,7 @@ class _Encodes:
             "frames": encoded.frames,
             "qindex": unit.qindex,
             "cpu_used": unit.cpu_used,
-            "variant": variant,
+            "variant": variant.name,
             "bytes": encoded.bytes,
             "encode_cpu_s": encoded.encode_cpu_s,
             "predict_cpu_s": predict_seconds,

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import open_bundle
+from console import error_boundary
 from files import write_atomically
 from infer.block_file import open_blocks
 from infer.open import open_session
@@ -69,7 +70,7 @@ def measure(bundle_dir: Path, runtime: str, precision: str, count: int, folder: 
         for left in range(each, 0, -BATCH):
             session.predict(blocks[:left], qindex[:left])
         own.append(each / (time.perf_counter() - start))
-        summary = predict_stream(source, QINDEX, session, folder / "out.npz", lambda *_: None)
+        summary = predict_stream(source, QINDEX, session, folder / "out.npz", lambda *_: None, bundle.manifest.task)
         file.append(summary.blocks / summary.seconds)
         print(f"round {number + 1}: predict {file[-1]:,.0f} blocks/s, the session alone {own[-1]:,.0f}", flush=True)
     return {
@@ -100,4 +101,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with error_boundary():
+        main()

@@ -53,7 +53,7 @@ def check_parity(bench: Bench, dataset: Path) -> None:
     """
     opened = open_dataset(dataset)
     names = sorted({picture.split for picture in opened.pictures})
-    splits = [load_split(opened, name, bench.bundle.manifest.border) for name in names]
+    splits = [load_split(opened, name, bench.bundle.manifest.task) for name in names]
     stride = max(1, sum(map(len, splits)) // PARITY_PAIRS)
     sessions = {}
     for runtime, precision in (("fused", "fp16"), *product(("onnxruntime-cuda", "aotinductor"), ("fp32", "fp16"))):
@@ -91,7 +91,8 @@ def time_predict(bench: Bench) -> None:
         # The second finds the file in the page cache. Another name each time: freeing an old result takes 0.3 s.
         for number in range(2):
             output = Path(folder) / f"out{number}.npz"
-            summary = predict_stream(open_blocks(path), 128, session, output, lambda *_: None)
+            source, task = open_blocks(path), bench.bundle.manifest.task
+            summary = predict_stream(source, 128, session, output, lambda *_: None, task)
         bench.row("fused, cli.py predict", "fp16", session.batch, "file", blocks_per_s=summary.blocks / summary.seconds)
 
 

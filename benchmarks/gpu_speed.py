@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_checks import check_parity, soak, time_predict
-from benchmarks.speed import RESULTS, result_name
+from benchmarks.speed import BLOCKS_OF, RESULTS, result_name
 from bundle import Bundle, open_bundle
-from compiler.compile import CompileOptions, compile_model
+from compiler.compile import compile_model
 from compiler.flops import multiply_adds
 from compiler.graph import PredictorGraph
+from compiler.targets import CUBLASLT
+from console import error_boundary
 from data.dataset import SAMPLE_DIR
 from export.onnx_writer import build_onnx
 from files import write_atomically
@@ -37,10 +39,9 @@ from infer.sessions.fused_session import FusedSession
 from infer.sessions.torch_session import open_weights
 from infer.verify import read_reference
 
-BATCHES = (1, 64, 1024, 8160, 32400, 65536, 262144)
+BATCHES = (1, 64, 1024, *BLOCKS_OF.values(), 65536, 262144)
 GROUPS = ("fused", "predict", "eager", "onnxruntime", "parity", "soak", "compile")
-FRAMES = {"1080p": 8160, "4K": 32400}
-Outputs = tuple[Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, ...]
 Call = Callable[[Tensor, Tensor], Outputs]
 
 
@@ -52,8 +53,9 @@ class Bench:
         self.model, _ = open_weights(bundle)
         blocks, qindex, _ = read_reference(bundle)
         self._blocks, self._qindex = torch.from_numpy(blocks), torch.from_numpy(qindex.astype(np.int32))
-        compiled, _ = compile_model(self.model, CompileOptions(lower="gemm", precision="fp16", cuda=False))
-        self.flop = 2 * multiply_adds(build_onnx(compiled, "uint8", {}, self.model.config.side))
+        compiled, _ = compile_model(self.model, CUBLASLT)
+        self.flop = 2 * multiply_adds(build_onnx(compiled, "uint8", {}, self.model.config.task))
+        self.bytes = self._blocks[0].numel() + self._qindex.itemsize
         self.result: dict[str, Any] = {
             "hardware": torch.cuda.get_device_name(),
             "date": datetime.now(UTC).date().isoformat(),
@@ -87,8 +89,8 @@ class Bench:
             rate = row["blocks_per_s"]
             row["tflops"] = rate * self.flop / 1e12
             row["share_of_matmul"] = row["tflops"] / self.result["ceiling"]["matmul_tflops"]
-            row["share_of_h2d"] = rate * 260 / 1e9 / self.result["ceiling"]["h2d_gbps"]
-            row["frames_per_s"] = {name: rate / blocks for name, blocks in FRAMES.items()}
+            row["share_of_h2d"] = rate * self.bytes / 1e9 / self.result["ceiling"]["h2d_gbps"]
+            row["frames_per_s"] = {name: rate / blocks for name, blocks in BLOCKS_OF.items()}
         self.result["rows"].append(row)
         self._write()
         shown = f"{row['blocks_per_s'] / 1e6:8.3f} M/s" if "blocks_per_s" in row else row.get("error", "")
@@ -230,8 +232,8 @@ def _in_flight(slots: list[Slot], batch: int, seconds: float = 1.0) -> float:
 
 def run_eager(bench: Bench, batches: tuple[int, ...]) -> None:
     """PyTorch eager: float32 with TF32 off, and float16 channels-last."""
-    full = PredictorGraph(bench.model).cuda().eval()
-    half = PredictorGraph(open_weights(bench.bundle)[0].half()).cuda().eval()
+    full = PredictorGraph(bench.model, bench.bundle.manifest.task).cuda().eval()
+    half = PredictorGraph(open_weights(bench.bundle)[0].half(), bench.bundle.manifest.task).cuda().eval()
     half = half.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for batch in batches:
         bench.device_row("PyTorch eager", "fp32", batch, full, graph=False)
@@ -240,7 +242,7 @@ def run_eager(bench: Bench, batches: tuple[int, ...]) -> None:
 
 def run_compile(bench: Bench, batches: tuple[int, ...]) -> None:
     """torch.compile max-autotune of the uncompiled float16 model."""
-    half = PredictorGraph(open_weights(bench.bundle)[0].half()).cuda().eval()
+    half = PredictorGraph(open_weights(bench.bundle)[0].half(), bench.bundle.manifest.task).cuda().eval()
     half = half.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for batch in batches:
         torch._dynamo.reset()
@@ -314,7 +316,8 @@ def main() -> None:
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--batches", default=",".join(str(b) for b in BATCHES))
     parser.add_argument("--peer-batches", default="", help="of eager and onnxruntime; those of --batches if empty")
-    parser.add_argument("--compile-batches", default="65536,8160", help="autotuning takes minutes for each")
+    compiled_at = f"65536,{BLOCKS_OF['1080p']}"
+    parser.add_argument("--compile-batches", default=compiled_at, help="autotuning takes minutes for each")
     parser.add_argument("--dataset", type=Path, default=SAMPLE_DIR, help="folder of a dataset, for parity")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -346,4 +349,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with error_boundary():
+        main()

@@ -23,7 +23,9 @@ import onnxruntime
 from onnx import helper
 from onnxruntime import quantization as stock
 
-from compiler.compile import CompileOptions, compile_model
+from compiler.compile import compile_model
+from compiler.targets import ONNXRUNTIME_CPU
+from description import Task
 from export import onnx_int8 as ours
 from export.certify import reference_set
 from export.onnx_writer import build_onnx
@@ -35,11 +37,11 @@ from train.checkpoint import open_run
 Feed = dict[str, np.ndarray]
 
 
-class Reader(stock.CalibrationDataReader):
+class Reader(stock.CalibrationDataReader):  # type: ignore[misc]
     """Feeds for the stock tools."""
 
-    def __init__(self, count: int) -> None:
-        self.left = ours.sample_feeds("uint8", count)
+    def __init__(self, task: Task, count: int) -> None:
+        self.left = ours.sample_feeds("uint8", task, count)
 
     def get_next(self) -> Feed | None:
         """The next batch, or None."""
@@ -48,8 +50,9 @@ class Reader(stock.CalibrationDataReader):
 
 def variants(model: Any, folder: Path) -> dict[str, Callable[[], onnx.ModelProto]]:
     """What is compared, by name: functions, since a tool may fail."""
+    task: Task = model.config.task
     plain = {
-        lower: build_onnx(compile_model(model, CompileOptions(lower=lower))[0], "uint8", {})
+        lower: build_onnx(compile_model(model, ONNXRUNTIME_CPU, lower)[0], "uint8", {}, task)
         for lower in ("auto", "gemm", "conv")
     }
     files = {lower: folder / f"{lower}.onnx" for lower in plain}
@@ -59,7 +62,8 @@ def variants(model: Any, folder: Path) -> dict[str, Callable[[], onnx.ModelProto
     def quantised(lower: str, top: int = ours.TOP_WEIGHT, count: int = 4096) -> onnx.ModelProto:
         before, ours.TOP_WEIGHT = ours.TOP_WEIGHT, top
         try:
-            return ours.quantise(plain[lower], ours.calibrate(plain[lower], ours.sample_feeds("uint8", count)))
+            feeds = ours.sample_feeds("uint8", task, count)
+            return ours.quantise_graph(plain[lower], ours.calibrate(plain[lower], feeds))
         finally:
             ours.TOP_WEIGHT = before
 
@@ -69,7 +73,7 @@ def variants(model: Any, folder: Path) -> dict[str, Callable[[], onnx.ModelProto
 
     def static(lower: str, form: stock.QuantFormat, method: stock.CalibrationMethod) -> onnx.ModelProto:
         stock.quantize_static(
-            *(files[lower], folder / "out.onnx", Reader(1024), form),
+            *(files[lower], folder / "out.onnx", Reader(task, 1024), form),
             **{"per_channel": True, "calibrate_method": method},
         )
         return onnx.load(folder / "out.onnx")

@@ -1,6 +1,6 @@
 """How sure of a label can any predictor be? The val pictures, encoded again and again with noise that nobody sees.
 
-    python -m benchmarks.label_noise --dataset-dir ../shared/dataset --bundle models/accurate
+    python -m benchmarks.label_noise --dataset-dir DIR --bundle models/accurate
 
 Each val picture of the dataset is encoded as monochrome at each of its qindex, ENCODES times, an eighth of its samples
 one brighter or darker, others each time. What a predictor of partitions is given is the same but for that. So the
@@ -23,17 +23,19 @@ from numpy.typing import NDArray
 
 from benchmarks.speed import RESULTS, result_name
 from bundle import open_bundle
+from console import error_boundary
 from data.cutting import cut_blocks
 from data.dataset import open_dataset
 from data.encode import encode_frame, local_workers
+from description import BLOCKS
 from encoder.libaom.library import EncodeOptions, ensure_libaom
-from errors import InputError, ToolkitError
+from errors import InputError
 from files import write_atomically
 from frames.frame import Frame, FrameFormat
 from infer.open import open_session
 from infer.session import SessionOptions
 from machine import cpu_name, machine
-from partition import NODE_SIZE, PARTITION_NAMES, candidate_sets, chain_rule, partitions_from_map
+from partition import NODE_SIZE, PARTITION_NAMES, candidate_sets, partitions_from_map
 from train.measures.candidates import fit_keep
 from train.measures.metrics import as_none
 
@@ -56,7 +58,7 @@ def labels_of(luma: NDArray[np.uint8], qindex: int, seed: int) -> NDArray[np.uin
     height, width = luma.shape
     frame = Frame((dithered(luma, seed),))
     coded = encode_frame(frame, FrameFormat(width, height, 8, "mono"), qindex, EncodeOptions())
-    return as_none(partitions_from_map(coded.bsize, width, height).ravel())
+    return as_none(partitions_from_map(coded.bsize, width, height).ravel()).astype(np.uint8)
 
 
 def counts_of(labels: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -124,7 +126,7 @@ def figures(labels: NDArray[np.integer], model: NDArray[np.floating]) -> dict[st
 def whole_blocks(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The blocks of all whole nodes of a plane, [B, 16, 16]."""
     height, width = (side // NODE_SIZE * NODE_SIZE for side in luma.shape)
-    return cut_blocks(luma[:height, :width])
+    return cut_blocks(luma[:height, :width], BLOCKS.input).astype(np.uint8)
 
 
 def encoded(
@@ -152,7 +154,7 @@ def main(words: list[str] | None = None) -> None:
     print(f"wrote {path}")
 
 
-Part = tuple[str, int, NDArray[np.uint8], NDArray[np.floating], float]
+Part = tuple[str, int, NDArray[np.uint8], NDArray[np.float64], float]
 """Picture, qindex, labels [E, B], the model's probabilities [B, 10], and how far they moved with the noise, 0-1."""
 
 
@@ -164,8 +166,9 @@ def measure(dataset_dir: Path, bundle_dir: Path, encodes: int, jobs: int) -> dic
     """
     dataset, bundle = open_dataset(dataset_dir), open_bundle(bundle_dir)
     pictures = dataset.of_split("val")
-    if bundle.manifest.border:
-        raise InputError(f"{bundle_dir} is of a model with a border", "name one that sees 16x16 blocks alone")
+    if bundle.manifest.task.input.border or bundle.manifest.task.levels != BLOCKS.levels:
+        message = f"{bundle_dir} is of a model with a border, or of other nodes"
+        raise InputError(message, "name one that sees 16x16 blocks alone")
     if any(picture.bit_depth != 8 for picture in pictures):
         raise InputError(f"{dataset_dir} has val pictures of more than 8 bit", "the noise is made for 8 bit")
     ensure_libaom(print)
@@ -174,10 +177,12 @@ def measure(dataset_dir: Path, bundle_dir: Path, encodes: int, jobs: int) -> dic
     with local_workers(jobs) as (pool, _):
         for picture in pictures:
             luma = dataset.luma(picture).astype(np.uint8)
-            values = dataset.labels(picture)[0]
+            values = dataset.labels(picture, BLOCKS)[0]
             for q, labels in zip(values, encoded(luma, values, encodes, pool), strict=True):
                 plain, noisy = (
-                    chain_rule(session.predict(whole_blocks(plane), np.full(labels.shape[1], q, np.uint8)).logits)
+                    BLOCKS.probability(
+                        session.predict(whole_blocks(plane), np.full(labels.shape[1], q, np.uint8)).logits
+                    )
                     for plane in (luma, dithered(luma, 0))
                 )
                 parts.append((picture.name, int(q), labels, plain, float(np.abs(noisy - plain).sum(1).mean() / 2)))
@@ -212,7 +217,5 @@ def _line(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with error_boundary():
         main()
-    except ToolkitError as error:
-        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from None

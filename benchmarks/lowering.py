@@ -23,7 +23,7 @@ from torch import nn
 
 from benchmarks.speed import RESULTS
 from compiler.compile import EXAMPLE_BATCH
-from compiler.layer_cost import RATES, costs
+from compiler.layer_cost import CPU_RATES, costs
 from compiler.passes.dense_convolution import Shape, dense_matrix, is_patchwise, patch_matrix
 from compiler.passes.fold_batch_norm import fold_model
 from compiler.passes.merge_heads import HeadsMergedModel
@@ -65,7 +65,7 @@ def graph(node: onnx.NodeProto, weights: list[np.ndarray[Any, Any]], shape: tupl
 def sessions(conv: nn.Conv2d, shape: Shape) -> list[tuple[onnxruntime.InferenceSession, np.ndarray[Any, Any]]]:
     """The layer as a convolution and as a product, each with its input."""
     pads = [*(int(p) for p in conv.padding)] * 2
-    kept = {"strides": list(conv.stride), "pads": pads, "group": conv.groups}
+    kept: dict[str, Any] = {"strides": list(conv.stride), "pads": pads, "group": conv.groups}
     bias = np.zeros(conv.out_channels)
     as_map = helper.make_node("Conv", ["x", "w0", "w1"], ["y"], **kept)
     dense = patch_matrix(conv) if is_patchwise(conv, shape) else dense_matrix(conv, shape, "position", "position")
@@ -92,7 +92,7 @@ def measure(conv: nn.Conv2d, shape: Shape) -> dict[str, Any]:
             taken.append(1e3 * (time.perf_counter() - start))
     with torch.no_grad():
         out = tuple(conv(torch.zeros(1, *shape)).shape[1:])
-    as_convolution, as_product = costs(conv, shape, (out[0], out[1], out[2]), RATES["fp32"])
+    as_convolution, as_product = costs(conv, shape, (out[0], out[1], out[2]), CPU_RATES)
     ratios = sorted(a / b for a, b in zip(*times, strict=True))
     return {
         "convolution_ms": float(np.median(times[0])),

@@ -1,10 +1,10 @@
 """What it costs libaom to try each partition type at every 16x16 node, SPLIT with its 8x8 nodes searched and without.
 
-    python -m benchmarks.partition_cost
+    python -m benchmarks.partition_cost --shared DIR
 
-Two val pictures of ../shared/sample as 4:2:0 are encoded with NONE alone at every whole node, and with NONE and one
-type; the difference in CPU seconds is that type's. Each is the faster of two encodes, one process, one thread; run it
-on a machine that does nothing else (2 minutes). Writes results/partition_cost_<hardware>_<yyyymm>.json.
+Two val pictures of DIR/sample/yuv420 are encoded with NONE alone at every whole node, and with NONE and one type; the
+difference in CPU seconds is that type's. Each is the faster of two encodes, one process, one thread; run it on a
+machine that does nothing else (2 minutes). Writes results/partition_cost_<hardware>_<yyyymm>.json.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.encoder import SHARED, as_y4m
+from benchmarks.encoder import as_y4m
 from benchmarks.speed import RESULTS, result_name
+from console import error_boundary
 from encoder.libaom.library import cq_of_qindex
 from encoder.masks import map_of_whole_nodes
 from encoder.partition_map import MapFormat, write_partition_map
 from encoder.program import encode_file
-from errors import InputError, ToolkitError
+from errors import InputError
 from files import write_atomically
 from frames.reader import open_frames
 from machine import cpu_name, machine
@@ -40,6 +41,7 @@ REPEATS = 2
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True, help="folder that holds sample/yuv420")
     parser.add_argument("--cpu-used", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pictures", nargs="+", default=list(PICTURES))
     parser.add_argument("--output", type=Path, help="in place of the file in benchmarks/results")
@@ -81,11 +83,11 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """For each preset: seconds of all pictures together by type, and relative_costs of them.
 
     Raises:
-        InputError: if the seed data is not beside the checkout.
+        InputError: if one of the pictures is not there.
     """
-    pictures = [SHARED / "sample" / "yuv420" / f"{name}.png" for name in options.pictures]
+    pictures = [options.shared / "sample" / "yuv420" / f"{name}.png" for name in options.pictures]
     if not all(picture.is_file() for picture in pictures):
-        raise InputError(f"{SHARED / 'sample'} lacks a picture of {', '.join(options.pictures)}")
+        raise InputError(f"{options.shared / 'sample' / 'yuv420'} lacks a picture of {', '.join(options.pictures)}")
     sources = [as_y4m(picture, folder, packed_420=True) for picture in pictures]
     rows = []
     for preset in options.cpu_used:
@@ -118,7 +120,5 @@ def main(words: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with error_boundary():
         main()
-    except ToolkitError as error:
-        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from None

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import RESULTS
+from benchmarks.speed import BLOCKS_OF, RESULTS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SOURCE = RESULTS / "speed_nvidia-h200_202611.json"
 START, END = "<!-- benchmarks/readme.py -->\n", "<!-- end -->\n"
 C_SOURCES = "c_api_compact_*.json"
 C_START = "<!-- benchmarks/readme.py: the C library -->\n"
-C_BATCHES = (1, 64, 8160)
+C_BATCHES = (1, 64, BLOCKS_OF["1080p"])
 QUIET = 0.95
 """Rows of benchmarks.c_api with less CPU time than that are no result."""
 
@@ -45,7 +45,7 @@ def table(result: dict[str, Any], source: str) -> str:
     alone = [found[name] for name in ((*n, b) for n in names for b in batches) if name in found]
     frames = ", ".join(
         f"{what} {r['p50_ms']:.2f} ms (p99 {r['p99_ms']:.2f})"
-        for what, batch in (("a block", 1), ("a 1080p frame", 8160), ("a 4K frame", 32400))
+        for what, batch in {"a block": 1, **{f"a {name} frame": count for name, count in BLOCKS_OF.items()}}.items()
         for r in alone
         if (r["runtime"], r["path"], r["batch"]) == ("fused", "host", batch)
     )

@@ -1,6 +1,6 @@
 """Speed of a bundle's runtimes beside PyTorch eager of the unfolded model: one run, the same blocks, in turn.
 
-    python cli.py bench bundles/default --batch 8160
+    python cli.py bench bundles/default
 
 On a shared machine only ratios within one run mean anything: every round times each runtime once, so that whatever else
 the machine does falls on all of them alike.
@@ -20,16 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle, open_bundle
-from errors import MissingComponentError
+from description import BLOCKS, FRAME_4K, FRAME_1080P
+from errors import MissingComponentError, UntrustedCodeError
 from files import write_atomically
 from infer.open import open_session
+from infer.runtimes import REFERENCE, cpu_rows
 from infer.session import Prediction, Session, SessionOptions
 from infer.verify import read_reference
 from machine import cpu_name
 
 ROUNDS = 7
 RESULTS = Path(__file__).resolve().parent / "results"
-CPU_ROWS = (("torch", "fp32"), ("onnxruntime-cpu", "fp32"), ("onnxruntime-cpu", "int8"))
+FRAMES = {"1080p": FRAME_1080P, "4K": FRAME_4K}
+BLOCKS_OF = {name: BLOCKS.input.blocks_in(frame) for name, frame in FRAMES.items()}
+"""How many 16x16 blocks a frame has."""
 
 
 def matmul_ceiling(size: int = 2048, rounds: int = 5) -> float:
@@ -47,10 +51,10 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _sessions(bundle: Bundle, announce: Callable[[str], None]) -> dict[tuple[str, str], Session]:
     sessions: dict[tuple[str, str], Session] = {}
-    for runtime, precision in CPU_ROWS:
+    for runtime, precision in sorted(cpu_rows(), key=lambda row: row[0] != REFERENCE):
         try:
             session = open_session(bundle, runtime, SessionOptions(precision=precision))
-        except MissingComponentError as error:
+        except (MissingComponentError, UntrustedCodeError) as error:
             announce(f"left out {runtime} {precision}: {error.message}")
             continue
         announce(f"runs {session.info.describe()}")
@@ -67,7 +71,7 @@ def run_benchmark(
 
     Args:
         bundle_dir: the bundle; its reference blocks, repeated, are what is predicted.
-        batches: blocks in one call.
+        batches: blocks in one call; none takes those of a 1080p frame.
         output: where to write the result as JSON; None: into RESULTS, under a name of hardware and month.
         announce: told the table.
 
@@ -83,9 +87,9 @@ def run_benchmark(
     sessions = _sessions(bundle, announce)
     rows = []
     announce(f"{'runtime':20}{'precision':>10}{'batch':>9}{'blocks/s':>12}{'p50 ms':>10}{'p99 ms':>10}{'x eager':>9}")
-    for batch in batches:
+    for batch in batches or (bundle.manifest.task.input.blocks_in(FRAME_1080P),):
         times = _measure(sessions, *_repeated(blocks, qindex, batch))
-        eager = float(np.median(times["torch", "fp32"])) if ("torch", "fp32") in times else None
+        eager = float(np.median(times[REFERENCE, "fp32"])) if (REFERENCE, "fp32") in times else None
         for (runtime, precision), seconds in times.items():
             rows.append(_row(runtime, precision, batch, seconds, eager))
             announce(_line(rows[-1]))

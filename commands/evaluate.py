@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from commands.bundles import bundle_or_default
-from commands.options import PATH, OneOf, WholeNumbers, dataset_option, json_option, splits
+from commands.options import PATH, OneOf, WholeNumbers, dataset_option, json_option, run_packages_option, splits
 from console import ProgressLine, say, say_json
 
 
@@ -54,12 +54,13 @@ def _draw_overlay(artefact: Path, dataset_dir: Path, picture: str, png: Path, as
 @click.command()
 @click.argument("bundle_dir", metavar="[BUNDLE]", type=PATH, required=False)
 @click.option("--output-dir", type=PATH, help="Where to draw <file>.<runtime>.parity.png.")
+@run_packages_option
 @json_option
-def verify(bundle_dir: Path | None, output_dir: Path | None, as_json: bool) -> None:
+def verify(bundle_dir: Path | None, output_dir: Path | None, run_packages: bool, as_json: bool) -> None:
     """Check a bundle's hashes, then its parity on this machine beside the export's; needs no torch."""
     from infer.verify import verify_bundle
 
-    verification = verify_bundle(bundle_or_default(bundle_dir), say, output_dir)
+    verification = verify_bundle(bundle_or_default(bundle_dir), say, output_dir, run_packages)
     say_json(as_json, verification.to_json())
     verification.raise_failures()
 
@@ -69,13 +70,12 @@ def verify(bundle_dir: Path | None, output_dir: Path | None, as_json: bool) -> N
 @click.option(
     "--batch",
     type=WholeNumbers("batch sizes", "1024,8160", 1),
-    default="8160",
-    help="Comma-separated batch sizes.",
+    help="Comma-separated batch sizes.  [default: the blocks of a 1080p frame]",
 )
 @click.option("--output", type=PATH, help="Default: benchmarks/results/speed_<hardware>_<yyyymm>.json.")
 @json_option
-def bench(bundle_dir: Path | None, batch: tuple[int, ...], output: Path | None, as_json: bool) -> None:
+def bench(bundle_dir: Path | None, batch: tuple[int, ...] | None, output: Path | None, as_json: bool) -> None:
     """Time the runtimes of a bundle beside PyTorch eager of the unfolded model, in one run."""
     from benchmarks.speed import run_benchmark
 
-    say_json(as_json, run_benchmark(bundle_or_default(bundle_dir), batch, output, say))
+    say_json(as_json, run_benchmark(bundle_or_default(bundle_dir), batch or (), output, say))

@@ -14,7 +14,7 @@ from console import ProgressLine, say, say_json
 from errors import UsageError
 
 if TYPE_CHECKING:
-    from export.engines import EngineOptions
+    from export.engine_options import EngineOptions
 
 
 class EngineWords(TypedDict):
@@ -22,8 +22,8 @@ class EngineWords(TypedDict):
 
     engine_input: str
     min_batch: int
-    opt_batch: int
-    max_batch: int
+    opt_batch: int | None
+    max_batch: int | None
     compute_capability: str
     timing_cache: Path | None
     version_compatible: bool
@@ -41,8 +41,10 @@ class EngineWords(TypedDict):
 @click.option("--engine", type=click.Choice(["none", "tensorrt", "tensorrt-rtx"]), default="none")
 @click.option("--engine-input", default="uint8", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
 @click.option("--min-batch", type=int, default=1, help="Least number of blocks of a call, of an engine.")
-@click.option("--opt-batch", type=int, default=8160, help="The number of blocks that an engine is tuned for.")
-@click.option("--max-batch", type=int, default=65536, help="Largest number of blocks of a call, of an engine.")
+@click.option(
+    "--opt-batch", type=int, help="The number of blocks that an engine is tuned for.  [default: a 1080p frame's]"
+)
+@click.option("--max-batch", type=int, help="Largest number of blocks of a call, of an engine.  [default: of eight]")
 @click.option("--compute-capability", default="", help="RTX: such as 86,89,120.  [default: this GPU's, or these three]")
 @click.option("--timing-cache", type=PATH, help="tensorrt: what the builder measured, read and written back.")
 @click.option("--version-compatible", is_flag=True, help="tensorrt: the engine also loads under later versions.")
@@ -51,7 +53,8 @@ class EngineWords(TypedDict):
     type=click.Choice(["same-compute-capability", "ampere-plus"]),
     help="tensorrt: the engine also runs on other GPUs.",
 )
-@click.option("--c", "c_dir", type=PATH, help="Also write the model as C: sources and a blob for each precision.")
+@click.option("--blob", is_flag=True, help="Also what the C library runs, in each precision that it has; --c means it.")
+@click.option("--c", "c_dir", type=PATH, help="Also write the C library's sources there, with the bundle's blobs.")
 @click.option("--triton", type=PATH, help="Also write the bundle's models into this Triton model repository.")
 @json_option
 def export(
@@ -63,6 +66,7 @@ def export(
     onnx_input: str,
     package: str,
     engine: str,
+    blob: bool,
     c_dir: Path | None,
     triton: Path | None,
     as_json: bool,
@@ -70,34 +74,30 @@ def export(
 ) -> None:
     """Export a run as a bundle: ONNX files, engines, the reference, and a manifest that proves parity."""
     from bundle import Bundle
-    from export.run import ExportTask, export_run
+    from export.plan import ExportTask
+    from export.run import export_run
 
-    engines = _engines(engine, **engine_words)
-    precisions = tuple(precision.split(","))
-    c_precisions = () if c_dir is None else _c_precisions(run_dir, fold_bn, precisions)
-    task = ExportTask(run_dir, output_dir, fold_bn, lower, precisions, engines, package, tuple(onnx_input.split(",")))
+    task = ExportTask(
+        run_dir,
+        output_dir,
+        fold_bn,
+        lower,
+        tuple(precision.split(",")),
+        _engines(engine, **engine_words),
+        package,
+        tuple(onnx_input.split(",")),
+        blob or c_dir is not None,
+    )
     manifest = export_run(task, say, ProgressLine())
     if c_dir is not None:
         from export.c.write import write_c
 
-        write_c(Bundle(output_dir, manifest), c_dir, c_precisions, say)
+        write_c(Bundle(output_dir, manifest), c_dir, say)
     if triton is not None:
         from export.triton import write_repository
 
         write_repository(Bundle(output_dir, manifest), triton, say)
     say_json(as_json, {"output_dir": str(output_dir), "manifest": json.loads(manifest.to_json())})
-
-
-def _c_precisions(run_dir: Path, fold_bn: bool, precisions: tuple[str, ...]) -> tuple[str, ...]:
-    """The precisions of the C blobs; what C cannot run is refused before anything is exported."""
-    from export.c.write import PRECISIONS, require_no_border
-    from train.checkpoint import checkpoint_model
-
-    chosen = tuple(p for p in precisions if p in PRECISIONS)
-    if not (fold_bn and chosen):
-        raise UsageError("--c needs a folded model in fp32 or int8", "add --fold-bn --precision fp32,int8")
-    require_no_border(checkpoint_model(run_dir))
-    return chosen
 
 
 def _engines(engine: str, **words: Unpack[EngineWords]) -> EngineOptions | None:
@@ -108,7 +108,7 @@ def _engines(engine: str, **words: Unpack[EngineWords]) -> EngineOptions | None:
         if given:
             raise UsageError(f"{given[0]} is of an engine, and none is built", "add --engine tensorrt-rtx or tensorrt")
         return None
-    from export.engines import EngineOptions, parse_compute_capabilities
+    from export.engine_options import EngineOptions, parse_compute_capabilities
 
     targets = parse_compute_capabilities(words["compute_capability"])
     return configured(

@@ -19,6 +19,7 @@ from commands.options import (
     chroma_formats,
     json_option,
     raw_format,
+    run_packages_option,
     whole_number,
 )
 from console import ProgressLine, say, say_json
@@ -52,6 +53,8 @@ def _runtimes() -> Iterable[str]:
 @click.option("--threshold", type=FiniteFloat(0, 1), help="Of a map, in place of --keep: the least probability.")
 @click.option("--map-probability", is_flag=True, help="Of a map: probabilities beside the masks.")
 @click.option("--check-parity", is_flag=True, help="First compare the runtime with PyTorch on these blocks.")
+@run_packages_option
+@click.option("--verbose", is_flag=True, help="Say of each runtime that auto passed over why.")
 @json_option
 def predict(
     source: Path,
@@ -67,6 +70,8 @@ def predict(
     threshold: float | None,
     map_probability: bool,
     check_parity: bool,
+    run_packages: bool,
+    verbose: bool,
     as_json: bool,
 ) -> None:
     """Predict the partition of every 16x16 block.
@@ -88,7 +93,7 @@ def predict(
     announce = partial(click.echo, err=True) if to_stdout else say
     # Of the shipped bundle that sees a border there is no file but fp32.
     bundle = bundle_or_default(bundle_dir, announce, with_border and precision == "fp32")
-    task = PredictTask(bundle, target, qindex, runtime, precision, check_parity, map_task)
+    task = PredictTask(bundle, target, qindex, runtime, precision, check_parity, map_task, run_packages, verbose)
     say_json(as_json, predict_source(blocks, task, ProgressLine(), announce).to_json())
 
 

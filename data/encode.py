@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.libaom.library import EncodeOptions, Libaom, cq_of_qindex
-from errors import MissingComponentError, ToolkitError
+from errors import MissingComponentError, ToolkitError, not_installed
 from frames.frame import Frame, FrameFormat
 
 IVF_HEADERS = 44
@@ -105,9 +105,7 @@ def cluster_workers(address: str) -> Iterator[tuple[Executor, int]]:
     try:
         from distributed import Client
     except ImportError:
-        raise MissingComponentError(
-            "--scheduler needs Dask, which is not installed", "pip install distributed"
-        ) from None
+        raise not_installed("distributed") from None
     try:
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -34,7 +34,7 @@ _PARTS = ".parts"
 _TEXT = ArraySpec(("str",), ())
 _MOST_UNITS = (MAX_SIZE // MI_SIZE) ** 2
 _MADE_BY = {"encoder": _TEXT, "frame_sha256": _TEXT}
-_LABELS = _MADE_BY | {"qindex": ArraySpec(("uint8",), (None,))}
+_LABELS = _MADE_BY | {"qindex": ArraySpec(("uint8",), (None,)), "bsize": ArraySpec(("uint8",), (None, None, None))}
 _PART = _MADE_BY | {"bsize": ArraySpec(("uint8",), (None, None)), "bytes": ArraySpec(("int32",), ())}
 
 
@@ -117,7 +117,7 @@ class Store:
         path = self._labels(recipe.name)
         if not path.exists():
             return False
-        found = _read(path, _LABELS)
+        found = _read(path, _LABELS, len(recipe.qindex))
         if found is None:
             raise UsageError(f"{path} is damaged", "remove it and run again: its picture is encoded again")
         if _recipe(recipe.name, found) != recipe:
@@ -238,10 +238,10 @@ def _pack(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path, specs: dict[str, ArraySpec]) -> dict[str, Any] | None:
-    """Arrays of an .npz file; None if it is not there or no whole one."""
+def _read(path: Path, specs: dict[str, ArraySpec], maps: int = 1) -> dict[str, Any] | None:
+    """Arrays of an .npz file, with so many maps among them; None if it is not there or no whole one."""
     try:
-        return read_arrays(path, specs, _MOST_UNITS + 65536)
+        return read_arrays(path, specs, maps * _MOST_UNITS + 65536)
     except InputError:
         return None
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from description import BLOCKS, Task
+from description import BLOCKS, FRAME_1080P, Task
 from infer.parity import TOLERANCES, ParityReport, compare_levels, judge
 from infer.session import Session, SessionInfo
 from machine import machine
 
-BATCH = 8160
+BATCH = BLOCKS.input.blocks_in(FRAME_1080P)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle
+from description import BLOCKS, FRAME_4K, FRAME_1080P
 from progress import Announce
 
-SIZES = (1, 64, 1024, 8160, 32400, 65536)
+SIZES = (1, 64, 1024, *(BLOCKS.input.blocks_in(frame) for frame in (FRAME_1080P, FRAME_4K)), 65536)
 """Batches that GPU sessions capture graphs for: from one block over frames of 1080p and 4K to what fills the GPU."""
 
 

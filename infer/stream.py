@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from description import Task
+from description import BLOCKS, FRAME_1080P, Task
 from errors import DeviceError
 from infer.arrays import require_finite
 from infer.result import result_file
@@ -24,7 +24,7 @@ from infer.session import SIZES, Batch, Fill, FlowingSession, Prediction, Sessio
 from infer.source import BlockSource
 from progress import Progress
 
-BATCH = 8160  # a 1080p frame
+BATCH = BLOCKS.input.blocks_in(FRAME_1080P)
 _BUFFERS = 3  # one that is read, one that waits, one that is worked on
 
 

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from archives import ArraySpec, read_arrays
 from bundle import REFERENCE_FILE, Bundle, BundleFile, open_bundle
-from errors import ArtefactError, ForeignArtefactError, MissingComponentError, ParityError, UntrustedCodeError
+from errors import (
+    ArtefactError,
+    ForeignArtefactError,
+    MissingComponentError,
+    ParityError,
+    UntrustedCodeError,
+    not_installed,
+)
 from files import write_atomically
 from infer.certificate import Certificate, ReferenceSet, certificates
 from infer.open import open_session
@@ -215,7 +222,5 @@ def _picture(stored: Certificate | None, found: Certificate) -> bytes:
     try:
         from infer.parity_figure import draw_parity
     except ImportError:
-        raise MissingComponentError(
-            "matplotlib is not installed", "pip install matplotlib, or no --output-dir"
-        ) from None
+        raise not_installed("matplotlib", ", or no --output-dir") from None
     return draw_parity({"here": found} | ({"at export": stored} if stored else {}))

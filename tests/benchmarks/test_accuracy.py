@@ -14,6 +14,7 @@ from benchmarks import accuracy
 from benchmarks.accuracy import class_shares, difference_table, mean_by_block, open_splits, table
 from benchmarks.picture_bootstrap import PAIRED, Answers, difference, figures
 from data.dataset import load_split, open_dataset
+from description import BLOCKS
 from errors import InputError
 from files import sha256_of
 from partition import QINDEX_BANDS
@@ -32,7 +33,7 @@ def answers(sample_val):
     real pairs."""
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(len(sample_val))[:6000])
-    label, picture = as_none(sample_val.label[rows]), sample_val.picture[rows]
+    label, picture = as_none(sample_val.label[rows, 0]), sample_val.picture[rows]
     knows = (0.2 + 0.2 * (picture % 3))[:, None]
     probability = (1 - knows) * rng.dirichlet(np.full(10, 0.3), len(rows)) + knows * np.eye(10)[label]
     return Answers(probability, sample_val.qindex[rows], label, picture)
@@ -42,7 +43,7 @@ def test_the_figures_are_those_of_the_metrics(answers):
     probability, qindex, label = answers.probability, answers.qindex, answers.label
     rule = fit_decision(probability, label, "calib")
     found = {name: f["value"] for name, f in figures(answers, KEEP, rule).items()}
-    expected = partition_metrics(probability, label)
+    expected = partition_metrics(probability, label, BLOCKS.levels[0])
     for name in ("log_loss", "macro_f1", "accuracy"):
         assert found[name] == pytest.approx(expected[name]), name
     assert found["ece"] == pytest.approx(expected["expected_calibration_error"], abs=1e-6)
@@ -108,7 +109,7 @@ def test_pictures_set_aside_are_not_learnt_from_and_shares_are_shares(sample):
 @pytest.mark.usefixtures("few_pictures")
 def test_further_pictures_are_learnt_from_alone(tmp_path):
     more = helpers.write_random_dataset(tmp_path, {"a": ("train", 64, 48), "b": ("val", 64, 64)}, qindex=(80, 128))
-    (plain, sha256), (found, same) = open_splits(helpers.SAMPLE), open_splits(helpers.SAMPLE, 0, (more,))
+    (plain, sha256), (found, same) = open_splits(helpers.SAMPLE), open_splits(helpers.SAMPLE, BLOCKS, (more,))
     assert same == sha256 and found.train.pictures == (*plain.train.pictures, "a")
     assert found.calib.pictures == plain.calib.pictures and found.val.pictures == plain.val.pictures
     added = slice(len(plain.train), None)
@@ -116,7 +117,7 @@ def test_further_pictures_are_learnt_from_alone(tmp_path):
     assert np.array_equal(found.train.label[added], expected.label)
     assert np.array_equal(found.train.blocks[found.train.block[added]], expected.blocks[expected.block])
     with pytest.raises(InputError, match="are the same picture"):
-        open_splits(helpers.SAMPLE, 0, (helpers.SAMPLE,))
+        open_splits(helpers.SAMPLE, BLOCKS, (helpers.SAMPLE,))
     words = ["--dataset-dir", str(helpers.SAMPLE), "--more-train", str(more), "--run", "a=b"]
     assert CliRunner().invoke(accuracy.main, words).exit_code == 2
 
@@ -128,9 +129,9 @@ def test_one_command_judges_peers_and_runs_and_keeps_rows(run_dir, wide_run_dir,
 
     asked = []
 
-    def splits(_, border=0, more_train=()):
+    def splits(_, task=BLOCKS, more_train=()):
         asked.append(more_train)
-        train, val = (load_split(dataset, split, border) for split in ("train", "val"))
+        train, val = (load_split(dataset, split, task) for split in ("train", "val"))
         return accuracy.Splits(train, train, val), "hash"
 
     monkeypatch.setattr(accuracy, "open_splits", splits)

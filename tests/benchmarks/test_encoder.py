@@ -13,12 +13,15 @@ import benchmarks.encoder as study
 import benchmarks.encoder_rows as rows_of
 import export.c.write
 from benchmarks.encoder_analysis import Curve, analyse, bd_rate, curves_of, interval, ladder_gap
+from benchmarks.encoder_variants import Known, meanings, variants_of
 from bundle import open_bundle
+from errors import InputError
 from frames.frame import FrameFormat
 from tests.encodes import needs_libaom, pan, write_y4m
 from tests.helpers import copy_of, rewrite
 
 QINDEX = (80, 128, 172, 220)
+PREDICTED = ("keep-0.98", "keep-0.95", "repaired", "whole")
 
 
 def row(sequence, cpu_used, variant, qindex, size=1.0, seconds=1.0, predict=0.0):
@@ -107,8 +110,32 @@ def test_result_table_and_figure(rows, tmp_path):
     expected = "2 keep-0.98 2.00 (2.00 to 2.00) 1.00 (1.00 to 1.00) 0.98 (0.98 to 0.98)"
     assert expected in [" ".join(line.split()) for line in lines]
     assert lines[-1].split()[-1] == "outside"
-    study.draw({"made up": result["groups"]["made up"]["psnr_y"]}, tmp_path / "a.png")
+    study.draw({"made up": result["groups"]["made up"]["psnr_y"]}, meanings(("0.98",)), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_the_variants_are_what_they_say():
+    """Committed results know them by these names."""
+    at_2, at_3 = (variants_of(("0.98", "0.95"), preset) for preset in (2, 3))
+    assert [v.name for v in at_3] == ["normal", "keep-0.98", "keep-0.95", "oracle", "none", "random"]
+    assert [v.name for v in at_2 if v not in at_3 and v.name[:4] != "keep"] == ["repaired", "whole"]
+    assert [v.name for v in at_2 if v.is_predicted] == [*PREDICTED]
+    assert "repaired" not in [v.name for v in variants_of(("0.95",), 2)]
+    masks = {"0.98": np.array([[[0b0011, 0b0001]]], np.uint16), "0.95": np.array([[[0b0001, 0b0001]]], np.uint16)}
+    known = Known(masks, np.array([[[0b0101, 0b0001]]], np.uint16))
+    made = {v.name: v.masks(known) for v in at_2 if v.masks}
+    assert made["keep-0.95"].tolist() == [[[1, 1]]] and made["repaired"].tolist() == [[[0b0111, 1]]]
+    assert made["whole"].tolist() == masks["0.98"].tolist() and made["oracle"].tolist() == known.true.tolist()
+    assert made["none"].tolist() == [[[1, 1]]] and (made["random"] & 1).all()
+    assert all(meanings(("0.98", "0.95"))[v.name] == v.meaning for v in at_2)
+
+
+def test_the_studys_pictures_are_asked_for(tmp_path):
+    with pytest.raises(study.UsageError) as error:
+        list(study.sequences(study.parse(["bundle"]), tmp_path))
+    assert "--shared DIR" in error.value.hint
+    with pytest.raises(InputError):
+        list(study.sequences(study.parse(["bundle", "--shared", str(tmp_path)]), tmp_path))
 
 
 @needs_libaom
@@ -121,7 +148,7 @@ def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program,
     monkeypatch.setattr(study, "PROGRAM", encoder_program)
     monkeypatch.setattr(rows_of, "encode_file", functools.partial(rows_of.encode_file, program=encoder_program))
     monkeypatch.setattr(study, "local_workers", here)
-    monkeypatch.setattr(rows_of, "TAKEN_APART_AT", 6)
+    monkeypatch.setattr("benchmarks.encoder_variants.TAKEN_APART_AT", 6)
     size = FrameFormat(72, 56, 8, "420")
     clip = write_y4m(tmp_path / "clip.y4m", size, pan(size, 2, "skimage_gravel"))
     words = [bundle, "--no-pictures", "--clip", clip, "--cpu-used", 6, "--no-vmaf", "--keep", "0.98,0.95"]
@@ -137,7 +164,7 @@ def test_a_unit_and_going_on(tmp_path, monkeypatch, bundle_dir, encoder_program,
     assert {r["variant"] for r in rows} == variants
     for r in rows:
         assert r["variant"] not in ("oracle", "repaired") or float(r["kept"]) == 1
-        assert (float(r["predict_cpu_s"]) > 0) == r["variant"].startswith(("keep", "repaired", "whole"))
+        assert (float(r["predict_cpu_s"]) > 0) == (r["variant"] in PREDICTED)
         assert r["variant"] != "none" or float(r["mean_set"]) == float(r["single"]) == 1
     capsys.readouterr()
     with (tmp_path / "out" / "study.csv").open("a", newline="") as file:  # of a run that was stopped at another preset

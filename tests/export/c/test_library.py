@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from data.cutting import cut_blocks
-from description import BLOCKS
+from description import BLOCKS, chain_rule
 from errors import ArtefactError, InputError, MissingComponentError, ToolkitError
 from export.c.blob import write_blob
 from export.c.ops import Op, Operand, Program, logits_of, run_program
 from infer.parity import compare, judge
 from infer.sessions.c_library import CModel, Plane
 from infer.sessions.torch_session import reference_prediction
-from partition import candidate_sets, chain_rule
+from partition import candidate_sets
 from tests import helpers
 from tests.export.c.conftest import KEEP, TRUNKS
 
@@ -27,7 +27,7 @@ def test_float32_agrees_with_pytorch(open_model, programs, blobs, real_blocks, t
     logits, probability = open_model(blobs(trunk, "fp32")).predict_blocks(blocks, qindex)
     report = compare(reference_prediction(programs(trunk)[0], blocks, qindex, 8).logits, logits, qindex)
     assert not judge(report, "fp32"), report.summary()
-    assert np.abs(probability - chain_rule(logits)).max() < 2e-6
+    assert np.abs(probability - chain_rule(logits, BLOCKS.levels[0])).max() < 2e-6
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -128,7 +128,7 @@ def test_a_plane_is_its_blocks(library, blobs, height, width):
     model = CModel(library, blobs("compact", "fp32"))
     luma = sample_plane(height, width)
     probability, masks = model.predict_plane(luma, 140, 0.04)
-    blocks = cut_blocks(luma)
+    blocks = cut_blocks(luma, BLOCKS.input)
     _, expected = model.predict_blocks(blocks, np.full(len(blocks), 140))
     assert np.array_equal(probability.reshape(-1, 10), expected)
     sets = candidate_sets(probability, np.float32(0.04)) @ (1 << np.arange(10))
@@ -153,7 +153,7 @@ def test_strides_and_bit_depths(library, blobs, programs, bit_depth, where):
     view = views[where]()
     assert np.array_equal(view, luma)
     probability, _ = CModel(library, blobs("compact", "fp32")).predict_plane(view, 80, 0.1, bit_depth)
-    blocks = cut_blocks(luma)
+    blocks = cut_blocks(luma, BLOCKS.input)
     expected = reference_prediction(programs("compact")[0], blocks, np.full(len(blocks), 80), bit_depth)
     assert np.abs(probability.reshape(-1, 10) - expected.probability).max() < 1e-3
 
@@ -195,6 +195,7 @@ BAD_BLOBS = {
     "longer": (lambda b: b + bytes(64), "no blob"),
     "other magic": (lambda b: broken(b, 3), "no blob"),
     "other version": (lambda b: broken(b, 8), "another version"),
+    "version 1": (lambda b: b[:8] + b"\x01" + b[9:], "another version"),
     "other size": (lambda b: broken(b, 17), "no blob"),
     "other hash": (lambda b: broken(b, 30), "no blob"),
     "one weight": (lambda b: broken(b, len(b) - 1000, 1), "no blob"),
@@ -313,6 +314,24 @@ def test_bad_arguments(library, blobs):
         CModel(library, blobs("compact", "int8"), "mmx")
 
 
+BAD_ARRAYS = {
+    "flat": lambda blocks, qindex: (blocks.reshape(len(blocks), -1), qindex),
+    "of a border": lambda blocks, qindex: (np.pad(blocks, ((0, 0), (8, 8), (8, 8))), qindex),
+    "int32": lambda blocks, qindex: (blocks.astype(np.int32), qindex),
+    "fewer qindex": lambda blocks, qindex: (blocks, qindex[1:]),
+    "qindex 256": lambda blocks, qindex: (blocks, np.full(len(blocks), 256)),
+    "qindex -1": lambda blocks, qindex: (blocks, np.full(len(blocks), -1)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_bad_arrays(library, blobs, real_blocks, name):
+    with pytest.raises(InputError, match="blocks"):
+        CModel(library, blobs("compact", "int8")).predict_blocks(
+            *BAD_ARRAYS[name](real_blocks[0][:9], real_blocks[1][:9])
+        )
+
+
 def test_bad_pointers_and_scratch(library, blobs):
     model, luma = CModel(library, blobs("compact", "int8")), sample_plane(32, 32)
     masks = np.zeros((2, 2), np.uint16)
@@ -330,7 +349,9 @@ def test_bad_pointers_and_scratch(library, blobs):
     ] * 5
     assert call(size=size - 1) == -5
     assert library.av1part_open_memory(None, None, 0) == -1 and library.av1part_open_file(None, b"x") == -1
+    assert [getattr(library, f"av1part_{name}")(None) for name in ("side", "types", "logits")] == [0, 0, 0]
+    assert library.av1part_task(None) == b""
     assert library.av1part_scratch_size(None) == 0 and library.av1part_precision(None) == -1
     library.av1part_close(None)
-    messages = {library.av1part_message(code) for code in range(-8, 1)}
-    assert len(messages) == 9
+    messages = {library.av1part_message(code) for code in range(-9, 1)}
+    assert len(messages) == 10
