@@ -1,4 +1,4 @@
-"""The command line of docs/DESIGN.md: options, defaults, what each command prints, and what it must not import."""
+"""The command line of docs/MANUAL.md: options, defaults, what each command prints, and what it must not import."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ from files import sha256_of
 from partition import PARTITION_NAMES
 from tests.helpers import REPO, command, copy_of, png, rewrite, run_program
 
-# Changing a name or a default here breaks somebody's script: change docs/DESIGN.md with it.
+# Changing a name or a default here breaks somebody's script: change docs/MANUAL.md with it.
 OPTIONS = {
     "train": {
         "--dataset-dir": "data/sample",
