@@ -3,8 +3,9 @@
     time = multiply-adds / rate,     multiply-adds of a convolution counted with its padding, as runtimes compute it
 
 The rates are those of the runtime that a target of compiler.targets is for. They were measured layer by layer
-(benchmarks/lowering.py; docs/COMPILER.md has the table) and matter only as ratios. On a CPU a product runs at 0.75 of a convolution's rate but does up to 2.6 times fewer multiply-adds on a 2x2 map, where most of a
-padded kernel meets padding, and 1.8 times more on a 4x4 map; at 1x1 a convolution is a product with overhead.
+(benchmarks/lowering.py; docs/COMPILER.md has the table) and matter only as ratios. On a CPU a product runs at 0.75 of a
+convolution's rate but does up to 2.6 times fewer multiply-adds on a 2x2 map, where most of a padded kernel meets
+padding, and 1.8 times more on a 4x4 map; at 1x1 a convolution is a product with overhead.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compiler.layer_cost import CPU_RATES, CUDA_RATES, Rates, chooser
 from compiler.passes.carry_offsets import carry_offsets
@@ -85,17 +85,17 @@ def _lower(model: nn.Module, setting: Setting) -> nn.Module:
     return lower_model(model, setting.example, chooser(setting.lower, setting.rates), setting.layout)
 
 
-def _distribute(lowered: Any, _: Setting) -> nn.Module:
+def _distribute(lowered: fx.GraphModule, _: Setting) -> nn.Module:
     distribute_products(lowered)
-    return lowered  # type: ignore[no-any-return]
+    return lowered
 
 
-def _offsets(lowered: Any, setting: Setting) -> nn.Module:
+def _offsets(lowered: fx.GraphModule, setting: Setting) -> nn.Module:
     carry_offsets(lowered, setting.layout.dtype)
-    return lowered  # type: ignore[no-any-return]
+    return lowered
 
 
-def _narrow(model: nn.Module, setting: Setting) -> nn.Module:
+def _narrow(model: Any, setting: Setting) -> nn.Module:
     return SCALE.run(model, setting) if setting.task.one_node else NarrowedModel(model).eval()
 
 

@@ -70,7 +70,7 @@ def label_streams(config: LabelConfig, progress: Progress, announce: Announce) -
     with Store(config.output_dir).opened() as store:
         store.check_index(lambda name: bool(re.fullmatch(rf"(?:{names})(?:_f\d+)?", name)))
         for done, (stream, source) in enumerate(config.pairs):
-            progress(done, len(config.pairs), f"reading {stream.name}")
+            progress(done, len(config.pairs), f"reading {printable(stream.name)}")
             try:
                 clips.append(clip := _label(config, store, stream, source, counts))
                 for note in clip.notes:

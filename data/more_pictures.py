@@ -7,8 +7,8 @@ Writes more/set0, more/set1, ..., each a dataset of its own (all train), encoded
 Needs apt, dpkg-deb and libaom (`make libaom`); all eight take some 50 minutes on two cores.
 
 Pictures are scaled down to 2/3 or less, so that JPEG traces do not steer the labels, cut into crops of at most 960x544,
-mirrored at random, and two fifths get Gaussian noise: as ../shared/dataset was made. Left out are files of which
-val, test, the calibration pictures or the embedded sample have a picture.
+mirrored at random, and two fifths get Gaussian noise, as in the dataset that the models learn from. Left out are files
+of which val, test, the calibration pictures or the embedded sample have a picture.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.names import kept_name
+from data.names import kept_name, printable
 from errors import InputError, ToolkitError, UsageError
 from frames.frame import Frame, FrameFormat, FrameSource, bands, hash_plane, is_constant
 from frames.reader import Kind, kind_of, open_frames
@@ -160,7 +160,7 @@ def scan_files(
     clips: list[ScannedClip] = []
     failures: dict[str, ToolkitError] = {}
     for done, path in enumerate(paths):
-        progress(done, len(paths), f"reading {path.name}")
+        progress(done, len(paths), f"reading {printable(path.name)}")
         try:
             clips.append(scan_file(path, options))
         except InputError as error:

@@ -74,7 +74,7 @@ def assign_splits(
 
 
 def missing_splits(splits: Mapping[str, str]) -> str:
-    """What to say of a dataset that training or its judgement will miss pictures in; empty if it has all three splits.
+    """What to say of a dataset that lacks pictures to train on, or to judge by; empty if it has all three splits.
 
     Args:
         splits: by clip, one at least.
@@ -86,7 +86,8 @@ def missing_splits(splits: Mapping[str, str]) -> str:
         how = "one clip goes to one split: name more clips, or cut it into parts by time and name them all"
     else:
         how = "name more clips, or say with --split which clip goes where"
-    return f"no picture in {' and '.join(missing)}, and train needs val: {how}"
+    need = "" if missing == ["test"] else ", and training needs train and val"
+    return f"no picture in {' and '.join(missing)}{need}: {how}"
 
 
 def check_splits(dataset: Dataset, more_train: Sequence[Dataset] = (), aside: Collection[str] = ()) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +27,14 @@ from encoder.libaom.library import cq_of_qindex
 from errors import InputError, UsageError
 from files import output_errors, write_atomically
 from frames.frame import MAX_SIZE
+from locks import exclusive
 from partition import MI_SIZE, map_shape
 
 _PARTS = ".parts"
 _TEXT = ArraySpec(("str",), ())
 _MOST_UNITS = (MAX_SIZE // MI_SIZE) ** 2
 _MADE_BY = {"encoder": _TEXT, "frame_sha256": _TEXT}
-_LABELS = _MADE_BY | {"qindex": ArraySpec(("uint8",), (None,))}
+_LABELS = _MADE_BY | {"qindex": ArraySpec(("uint8",), (None,)), "bsize": ArraySpec(("uint8",), (None, None, None))}
 _PART = _MADE_BY | {"bsize": ArraySpec(("uint8",), (None, None)), "bytes": ArraySpec(("int32",), ())}
 
 
@@ -73,12 +73,7 @@ class Store:
         with output_errors(self.root):
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.root / _PARTS / "lock").open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(f"another build is writing to {self.root}", "wait for it to end") from None
+        with exclusive(self.root / _PARTS / "lock", f"another build is writing to {self.root}"):
             # No picture's name begins with a dot (data/names.py); files that are being written do.
             leftovers = [path for folder in folders for path in folder.glob(".*.*")]
             with output_errors(self.root):
@@ -122,7 +117,7 @@ class Store:
         path = self._labels(recipe.name)
         if not path.exists():
             return False
-        found = _read(path, _LABELS)
+        found = _read(path, _LABELS, len(recipe.qindex))
         if found is None:
             raise UsageError(f"{path} is damaged", "remove it and run again: its picture is encoded again")
         if _recipe(recipe.name, found) != recipe:
@@ -243,10 +238,10 @@ def _pack(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path, specs: dict[str, ArraySpec]) -> dict[str, Any] | None:
-    """Arrays of an .npz file; None if it is not there or no whole one."""
+def _read(path: Path, specs: dict[str, ArraySpec], maps: int = 1) -> dict[str, Any] | None:
+    """Arrays of an .npz file, with so many maps among them; None if it is not there or no whole one."""
     try:
-        return read_arrays(path, specs, _MOST_UNITS + 65536)
+        return read_arrays(path, specs, maps * _MOST_UNITS + 65536)
     except InputError:
         return None
 

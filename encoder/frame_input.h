@@ -8,20 +8,20 @@
 #define MAX_FRAME_SIDE 65536u
 
 typedef struct {
-  uint32_t width, height; /* 16-65536 luma samples */
-  int bit_depth;          /* 8 or 10; samples above 8 bit are little-endian words of 16 bit */
-  int monochrome;         /* a raw or Y4M file without chroma planes */
-  int rate, scale;        /* frames a second = rate / scale, both positive */
-  int full_range;
+    uint32_t width, height; /* 16-65536 luma samples */
+    int bit_depth;          /* 8 or 10; samples above 8 bit are little-endian words of 16 bit */
+    int monochrome;         /* a raw or Y4M file without chroma planes */
+    int rate, scale;        /* frames a second = rate / scale, both positive */
+    int full_range;
 } FrameFormat;
 
 typedef struct {
-  FILE *file;
-  int is_y4m;
-  FrameFormat format;
-  uint8_t *samples; /* of the frame read last: Y, U, V without gaps; grey chroma if the file holds none */
-  size_t file_bytes, frame_bytes; /* of a frame in the file, and in `samples` */
-  uint64_t frames;
+    FILE *file;
+    int is_y4m;
+    FrameFormat format;
+    uint8_t *samples; /* of the frame read last: Y, U, V without gaps; grey chroma if the file holds none */
+    size_t file_bytes, frame_bytes; /* of a frame in the file, and in `samples` */
+    uint64_t frames;
 } FrameInput;
 
 /* Opens a file, "-" for stdin. `raw` is the format of files that are no Y4M, NULL if the user gave none. Returns NULL,

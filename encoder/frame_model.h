@@ -7,14 +7,14 @@
 #include "predictor.h"
 
 typedef struct {
-  av1part_model *model; /* NULL: there is none */
-  av1part_plane plane;
-  int qindex;
-  float threshold;
-  void *memory, *scratch; /* the latter within the former */
-  size_t scratch_size;
-  av1part_mask *masks; /* [rows * columns] of the frame predicted last */
-  uint32_t rows, columns;
+    av1part_model *model; /* NULL: there is none */
+    av1part_plane plane;
+    int qindex;
+    float threshold;
+    void *memory, *scratch; /* the latter within the former */
+    size_t scratch_size;
+    av1part_mask *masks; /* [rows * columns] of the frame predicted last */
+    uint32_t rows, columns;
 } FrameModel;
 
 /* Opens a blob for frames of that format, with the threshold that `options` name. Returns NULL, or what is wrong, for

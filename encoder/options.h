@@ -6,14 +6,14 @@
 #include "predictor.h"
 
 typedef struct {
-  const char *input, *output, *reconstruction, *map, *model;
-  PredictorOptions predictor; /* its bundle is NULL if no process predicts; keep and threshold are the model's too */
-  FrameFormat raw;
-  int is_raw;
-  int cq, speed, threads, tile_rows, tile_columns; /* tiles: log2, as libaom counts */
-  unsigned limit;                                  /* frames at most, 0 for all */
-  int whole_split; /* of restricted nodes (libaom_hook.h) */
-  int as_json;
+    const char *input, *output, *reconstruction, *map, *model;
+    PredictorOptions predictor; /* its bundle is NULL if no process predicts; keep and threshold are the model's too */
+    FrameFormat raw;
+    int is_raw;
+    int cq, speed, threads, tile_rows, tile_columns; /* tiles: log2, as libaom counts */
+    unsigned limit;                                  /* frames at most, 0 for all */
+    int whole_split;                                 /* of restricted nodes (libaom_hook.h) */
+    int as_json;
 } Options;
 
 /* Fills in *options. Returns 0 if the program is to go on, else its exit status plus one: everything has been said. */

@@ -40,30 +40,30 @@ extern "C" {
 #endif
 
 typedef enum {
-  AV1PART_OK = 0,
-  AV1PART_END,           /* no frame is left */
-  AV1PART_CANNOT_OPEN,   /* the file is not there, or cannot be read; errno says why */
-  AV1PART_NO_MEMORY,
-  AV1PART_NOT_A_MAP,     /* other magic, or shorter than a header */
-  AV1PART_OTHER_VERSION, /* a map, but of a version that this reader does not know */
-  AV1PART_BAD_HEADER,    /* a field is outside its range */
-  AV1PART_BAD_MASK,      /* without NONE, with unknown bits, or decided at the edge of the frame */
-  AV1PART_TRUNCATED,     /* the file ends within a frame, or before the last */
-  AV1PART_TOO_LONG       /* something follows the last frame */
+    AV1PART_OK = 0,
+    AV1PART_END,         /* no frame is left */
+    AV1PART_CANNOT_OPEN, /* the file is not there, or cannot be read; errno says why */
+    AV1PART_NO_MEMORY,
+    AV1PART_NOT_A_MAP,     /* other magic, or shorter than a header */
+    AV1PART_OTHER_VERSION, /* a map, but of a version that this reader does not know */
+    AV1PART_BAD_HEADER,    /* a field is outside its range */
+    AV1PART_BAD_MASK,      /* without NONE, with unknown bits, or decided at the edge of the frame */
+    AV1PART_TRUNCATED,     /* the file ends within a frame, or before the last */
+    AV1PART_TOO_LONG       /* something follows the last frame */
 } av1part_status;
 
 typedef struct {
-  uint32_t width, height;   /* of the frames, in luma samples */
-  uint32_t rows, columns;   /* of nodes */
-  uint32_t frames;          /* 0: not known */
-  uint8_t qindex;
-  uint8_t has_probability;  /* 0 or 1 */
+    uint32_t width, height; /* of the frames, in luma samples */
+    uint32_t rows, columns; /* of nodes */
+    uint32_t frames;        /* 0: not known */
+    uint8_t qindex;
+    uint8_t has_probability; /* 0 or 1 */
 } av1part_map_info;
 
 typedef struct {
-  uint32_t rows, columns;
-  const av1part_mask *masks;  /* [rows * columns] */
-  const uint8_t *probability; /* [rows * columns * 10], NULL if the file holds none */
+    uint32_t rows, columns;
+    const av1part_mask *masks;  /* [rows * columns] */
+    const uint8_t *probability; /* [rows * columns * 10], NULL if the file holds none */
 } av1part_map_frame;
 
 typedef struct av1part_map av1part_map;

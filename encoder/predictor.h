@@ -8,14 +8,14 @@
 #include "frame_input.h"
 
 typedef struct {
-  const char *bundle;    /* folder */
-  const char *keep;      /* share of true types to keep, such as "0.98"; NULL for the default */
-  const char *threshold; /* in place of keep; NULL for none */
+    const char *bundle;    /* folder */
+    const char *keep;      /* share of true types to keep, such as "0.98"; NULL for the default */
+    const char *threshold; /* in place of keep; NULL for none */
 } PredictorOptions;
 
 typedef struct {
-  pid_t process;
-  FILE *stream; /* partition map, frame after frame */
+    pid_t process;
+    FILE *stream; /* partition map, frame after frame */
 } Predictor;
 
 /* Starts it. `raw` is NULL for a Y4M. Returns 0 if the process cannot be started. What it says goes to stderr. */

@@ -64,10 +64,10 @@ def encode_file(source: Path, output: Path, options: Sequence[str] = (), program
         ToolkitError: if libaom fails.
     """
     # A name that begins with a dash would be taken for an option.
-    place = source if source.is_absolute() else Path.cwd() / source
-    words = [str(program), str(place), "--output", str(output), "--json", *map(str, options)]
+    places = [str(Path.cwd() / path) for path in (source, output)]
+    words = [str(program), places[0], "--output", places[1], "--json", *map(str, options)]
     try:
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace")
     except FileNotFoundError:
         raise MissingComponentError(f"{program} is not there", "build it with: make encoder") from None
     if done.returncode:

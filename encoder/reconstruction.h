@@ -9,8 +9,8 @@
 #include "frame_input.h"
 
 typedef struct {
-  FILE *file; /* NULL if none is written */
-  double squared_error[3], samples[3];
+    FILE *file; /* NULL if none is written */
+    double squared_error[3], samples[3];
 } Reconstruction;
 
 /* Starts with no frame; `path` is NULL if no file is wanted. Returns 0 if it cannot be written. */

@@ -2,50 +2,61 @@
 
 #include <string.h>
 
-static void put(uint8_t *bytes, uint64_t value, int count) {
-  for (int i = 0; i < count; i++) bytes[i] = (uint8_t)(value >> 8 * i);
+static void put(uint8_t *bytes, uint64_t value, int count)
+{
+    for (int i = 0; i < count; i++)
+        bytes[i] = (uint8_t)(value >> 8 * i);
 }
 
-static int write_ivf_header(StreamOutput *output) {
-  uint8_t header[32] = { 'D', 'K', 'I', 'F', 0, 0, 32, 0, 'A', 'V', '0', '1' };
-  put(header + 12, output->width, 2);
-  put(header + 14, output->height, 2);
-  put(header + 16, output->rate, 4);
-  put(header + 20, output->scale, 4);
-  put(header + 24, output->frames, 4);
-  return fwrite(header, 1, sizeof(header), output->file) == sizeof(header);
+static int write_ivf_header(StreamOutput *output)
+{
+    uint8_t header[32] = {'D', 'K', 'I', 'F', 0, 0, 32, 0, 'A', 'V', '0', '1'};
+    put(header + 12, output->width, 2);
+    put(header + 14, output->height, 2);
+    put(header + 16, output->rate, 4);
+    put(header + 20, output->scale, 4);
+    put(header + 24, output->frames, 4);
+    return fwrite(header, 1, sizeof(header), output->file) == sizeof(header);
 }
 
 int stream_output_open(StreamOutput *output, const char *path, uint32_t width, uint32_t height, uint32_t rate,
-                       uint32_t scale) {
-  const size_t length = strlen(path);
-  *output = (StreamOutput){ .path = path, .width = width, .height = height, .rate = rate, .scale = scale };
-  output->is_ivf = length < 4 || strcmp(path + length - 4, ".obu");
-  output->file = fopen(path, "wb");
-  return output->file && (!output->is_ivf || write_ivf_header(output));
+                       uint32_t scale)
+{
+    const size_t length = strlen(path);
+    *output = (StreamOutput){.path = path, .width = width, .height = height, .rate = rate, .scale = scale};
+    output->is_ivf = length < 4 || strcmp(path + length - 4, ".obu");
+    output->file = fopen(path, "wb");
+    return output->file && (!output->is_ivf || write_ivf_header(output));
 }
 
-int stream_output_write(StreamOutput *output, const void *unit, size_t size, int64_t time) {
-  uint8_t header[12];
-  put(header, size, 4);
-  put(header + 4, (uint64_t)time, 8);
-  output->frames++;
-  if (output->is_ivf && fwrite(header, 1, sizeof(header), output->file) != sizeof(header)) return 0;
-  return fwrite(unit, 1, size, output->file) == size;
+int stream_output_write(StreamOutput *output, const void *unit, size_t size, int64_t time)
+{
+    uint8_t header[12];
+    put(header, size, 4);
+    put(header + 4, (uint64_t)time, 8);
+    output->frames++;
+    if (output->is_ivf && fwrite(header, 1, sizeof(header), output->file) != sizeof(header))
+        return 0;
+    return fwrite(unit, 1, size, output->file) == size;
 }
 
-int stream_output_finish(StreamOutput *output) {
-  /* The number of frames is known now; a pipe keeps its 0. */
-  int written = 1;
-  if (output->is_ivf && !fseek(output->file, 0, SEEK_SET)) written = write_ivf_header(output);
-  if (fclose(output->file)) written = 0;
-  output->file = NULL;
-  return written;
+int stream_output_finish(StreamOutput *output)
+{
+    /* The number of frames is known now; a pipe keeps its 0. */
+    int written = 1;
+    if (output->is_ivf && !fseek(output->file, 0, SEEK_SET))
+        written = write_ivf_header(output);
+    if (fclose(output->file))
+        written = 0;
+    output->file = NULL;
+    return written;
 }
 
-void stream_output_discard(StreamOutput *output) {
-  if (!output->file) return;
-  fclose(output->file);
-  remove(output->path);
-  output->file = NULL;
+void stream_output_discard(StreamOutput *output)
+{
+    if (!output->file)
+        return;
+    fclose(output->file);
+    remove(output->path);
+    output->file = NULL;
 }

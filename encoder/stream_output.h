@@ -7,10 +7,10 @@
 #include <stdio.h>
 
 typedef struct {
-  FILE *file;
-  const char *path;
-  int is_ivf;
-  uint32_t width, height, rate, scale, frames;
+    FILE *file;
+    const char *path;
+    int is_ivf;
+    uint32_t width, height, rate, scale, frames;
 } StreamOutput;
 
 /* Each returns 0 if the file could not be written. A file name that ends in .obu makes bare OBUs, any other IVF. */

@@ -12,16 +12,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bundle import MANIFEST_FILE, open_manifest
-from errors import ArtefactError, InputError, OutputError
+from errors import ArtefactError, OutputError
 from files import output_errors
+from locks import exclusive
 
 _AT_FDCWD, _EXCHANGE = -100, 2
 _NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -37,25 +38,26 @@ def staged(root: Path) -> Iterator[Path]:
         root: of the bundle, which is made if it is not there, and stays what it is if the block fails.
 
     Raises:
-        InputError: if another export is writing that bundle.
+        UsageError: if another export is writing that bundle.
         OutputError: if the folder cannot be written or replaced.
     """
     root = Path(os.path.realpath(root))
+    # Longer names share a lock, and so do what they call their building folders.
+    name = f".{root.name[:_LONGEST]}.export"
     with contextlib.ExitStack() as held:
         with output_errors(root):
-            made = not root.exists()
-            root.mkdir(parents=True, exist_ok=True)
             if os.path.ismount(root):
                 raise OutputError(f"{root} is a mount point, and a bundle is replaced whole", "name a folder in it")
-            held.enter_context(locked(root))
+            made = not root.exists()
+            root.mkdir(parents=True, exist_ok=True)
             held.callback(_remove_if_empty, root if made else None)
-            prefix = f".{root.name[:_LONGEST]}.export-"
-            sweep(root, prefix)
-            beside = Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
+        held.enter_context(exclusive(root.parent / f"{name}.lock", f"{root} is being written by another export"))
+        with output_errors(root):
+            sweep(root, f"{name}-")
+            beside = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root.parent))
             held.callback(shutil.rmtree, beside, ignore_errors=True)
             new = beside / "new"
             new.mkdir()
-            held.enter_context(locked(new))
         yield new
         with output_errors(root):
             shutil.copymode(root, new)
@@ -63,43 +65,12 @@ def staged(root: Path) -> Iterator[Path]:
             _swap(root, new, beside / "old")
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the lock goes with the process, however it ends.
-
-    Raises:
-        InputError: if another process holds it.
-    """
-    handle = _lock(folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_UN)  # also where a child process has a copy of the handle
-        os.close(handle)
-
-
-def _lock(folder: Path) -> int:
-    while True:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            message = f"{folder} is being written by another export"
-            raise InputError(message, "wait for it to end, or name another --output-dir") from None
-        except OSError:  # a file system without locks
-            return handle
-        if os.path.samestat(os.fstat(handle), os.stat(folder)):
-            return handle
-        os.close(handle)  # the folder was replaced between the two calls
-
-
 def sweep(root: Path, prefix: str) -> None:
     """Remove what killed exports of a bundle left, whose lock the caller holds; put back a bundle that one was killed
     over, where a file system cannot exchange two folders."""
     for entry in root.parent.iterdir():
-        if not entry.name.startswith(prefix) or not entry.is_dir() or entry.is_symlink():
+        ours = re.fullmatch(re.escape(prefix) + "[a-z0-9_]{8}", entry.name)
+        if ours is None or not entry.is_dir() or entry.is_symlink():
             continue
         if (entry / "old").is_dir() and not any(root.iterdir()):
             os.replace(entry / "old", root)

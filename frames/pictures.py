@@ -7,6 +7,7 @@ samples, and the source's `notes` say so. An encoder that is given the turned pi
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ def open_picture(path: Path, bit_depth: int | None = None, packed_420: bool = Fa
 
 def _read(path: Path) -> tuple[NDArray[np.integer], tuple[str, ...]]:
     """Grey samples [H, W], Y, Cb, Cr of 8 bit or R, G, B of 16 bit [H, W, 3]; and what there is to say."""
-    with open_regular(path) as file:
+    # Pillow warns of damaged EXIF data, which nobody asked for.
+    with open_regular(path) as file, warnings.catch_warnings(action="ignore"):
         image = open_image(file, path)
         try:
             if _is_deep(file) and image.mode != "I;16":

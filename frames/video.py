@@ -51,7 +51,9 @@ def open_container(path: Path) -> Iterator[Any]:
         with open_regular(path) as file:
             # A name may have a colon, which FFmpeg takes for a protocol, or be no UTF-8: it gets the suffix alone.
             file.raw.name = f"input{path.suffix if path.suffix.isascii() else ''}"  # type: ignore[attr-defined]
-            with av.open(file, options={"protocol_whitelist": ""}) as container:
+            # Titles and the like may be of any encoding, or damaged.
+            options = {"protocol_whitelist": ""}
+            with av.open(file, options=options, metadata_errors="replace") as container:
                 yield container
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"{path} is no file that PyAV can read: {error.strerror or error}") from None
@@ -172,6 +174,8 @@ def open_video(path: Path) -> FrameSource:
     if first.rotation:
         notes += (f"its rotation by {first.rotation} degrees is not applied: blocks are those of the frame as stored",)
     pixel_format, chroma, bit_depth = _planar_format(first.format)
+    if pixel_format != first.format.name:
+        notes += (f"its {first.format.name} is converted to {pixel_format}",)
     frame_format = format_of(path, first.width, first.height, bit_depth, chroma)
     return _VideoSource(path, frame_format, pixel_format, chosen.index, notes)
 

@@ -24,11 +24,12 @@ def train_tiny(dataset: Path, output: Path, device: str, **settings):
 
 @pytest.mark.parametrize(("trunk", "border"), [("compact", 0), ("compact", 8), ("resnet18", 0)])
 def test_training_on_cuda_learns_what_training_on_the_cpu_does(tiny_dataset, tmp_path, trunk, border):
+    from description import task_of_border
     from train.model import ModelConfig
 
     # The order of the pairs is drawn on the CPU; flips too; dropout is not, so the runs are alike and not the same.
     runs = {
-        device: train_tiny(tiny_dataset, tmp_path / device, device, model=ModelConfig(trunk, border=border))
+        device: train_tiny(tiny_dataset, tmp_path / device, device, model=ModelConfig(trunk, task=task_of_border(border)))
         for device in ("cpu", "cuda")
     }
     losses = {d: [e["train_loss"] for e in r["stages"]["1"]["history"]] for d, r in runs.items()}
@@ -259,14 +260,15 @@ import sys
 import numpy as np, torch
 from pathlib import Path
 from bundle import open_bundle
-from infer.blocks import open_blocks
-from infer.device_pipeline import Slot
-from infer.fused_session import FusedSession
+from infer.block_file import open_blocks
 from infer.session import SessionOptions
+from infer.sessions.device_pipeline import Slot
+from infer.sessions.fused_session import FusedSession
 from infer.stream import predict_stream
 
-bundle, blocks, output = map(Path, sys.argv[1:])
-session = FusedSession(open_bundle(bundle), SessionOptions(precision="fp16"), (1024,))
+root, blocks, output = map(Path, sys.argv[1:])
+bundle = open_bundle(root)
+session = FusedSession(bundle, SessionOptions(precision="fp16"), (1024,))
 launch, count = Slot.launch, 0
 
 def fails_in_the_middle(slot):
@@ -278,7 +280,7 @@ def fails_in_the_middle(slot):
 
 Slot.launch = fails_in_the_middle
 try:
-    predict_stream(open_blocks(blocks), 90, session, output, lambda *_: None)
+    predict_stream(open_blocks(blocks), 90, session, output, lambda *_: None, bundle.manifest.task)
 except Exception as error:
     print(type(error).__name__, *error.__notes__)
 """
@@ -316,14 +318,14 @@ def test_every_runtime_on_the_gpu_agrees_with_the_reference_on_a_shipped_model(
     run_dir = Path(__file__).parent.parent / "models" / name
     export_run(ExportTask(run_dir, tmp_path / "b", precisions=("fp32", "fp16"), package="cuda"), lambda _: None)
     bundle = open_bundle(tmp_path / "b")
-    blocks, qindex, _ = wide_blocks if bundle.manifest.border else real_blocks
+    blocks, qindex, _ = wide_blocks if bundle.manifest.task.input.border else real_blocks
     reference = open_session(bundle, "torch", SessionOptions()).predict(blocks, qindex)
     runtimes = {"fused": ("fp16",), "aotinductor": ("fp32", "fp16")}
     if "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
         runtimes["onnxruntime-cuda"] = ("fp32", "fp16")
     for runtime, precisions in runtimes.items():
         for precision in precisions:
-            session = open_session(bundle, runtime, SessionOptions(precision=precision))
+            session = open_session(bundle, runtime, SessionOptions(precision=precision, run_code=True))
             assert session.info.device.startswith("cuda") or runtime == "onnxruntime-cuda"
             for count in (1, 65, 2048):
                 result = session.predict(blocks[:count], qindex[:count])

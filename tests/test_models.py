@@ -52,7 +52,7 @@ def test_the_run_lies_beside_its_bundle(shipped):
     assert run.sha256 == bundle.manifest.run_sha256 == bundle.manifest.files["model.safetensors"].sha256
     trunk, _, context = name.partition("-")
     config = run.model.config
-    assert (config.trunk, config.border, config.temperature) == (trunk, 8 if context else 0, "qindex")
+    assert (config.trunk, config.form.border, config.temperature) == (trunk, 8 if context else 0, "qindex")
     assert run.info["evaluation"] == bundle.manifest.metrics
     assert len(run.info["calib"]) == 36
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.dataset import BlockSet
-from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, TRANSPOSE, Partition
+from description import Task
+from partition import FLIP_LEFT_RIGHT, FLIP_UP_DOWN, TRANSPOSE
 from train.quantiser import scaled_qindex
 
 CONTRAST_OCTAVES = 0.7
@@ -25,11 +26,15 @@ MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the device: blocks [N, S, S] integer, or float32 after "contrast", qindex int64 [N], label int64 [N]
-    (0-9 or 255).
+    """One batch on the device.
 
-    Where blocks are mixed of two, `other` is the second one's label, and `share` the first one's weight, 0-1.
-    `soft` holds teachers' probabilities, float32 [N, 10].
+    Attributes:
+        blocks: [N, S, S], integer, or float32 after "contrast".
+        qindex: int64 [N].
+        label: of each node, int64 [N, task.nodes]: 0-9, COVERED or OUTSIDE.
+        other: where blocks are mixed of two, the second one's label.
+        share: the first one's weight then, 0-1.
+        soft: teachers' probabilities, float32 [N, task.probabilities].
     """
 
     blocks: Tensor
@@ -44,20 +49,23 @@ class DeviceBlocks:
     """A BlockSet on a device.
 
     Attributes:
-        blocks: [B, S, S], uint8 or int32; S is 16, or 32 for blocks with a border of 8.
-        block, qindex, label: int64 [M]; see BlockSet.
+        task: whose blocks and nodes these are.
+        blocks: [B, S, S], uint8 or int32; S is the side of the task's input form.
+        block, qindex: int64 [M]; see BlockSet.
+        label: uint8 [M, task.nodes]; see BlockSet.
         bit_depth: of the samples.
-        soft: teachers' probabilities of each pair, float32 [M, 10], or None.
+        soft: teachers' probabilities of each pair, float32 [M, task.probabilities], or None.
     """
 
     soft: Tensor | None = None
 
     def __init__(self, blocks: BlockSet, device: torch.device) -> None:
+        self.task = blocks.task
         samples = blocks.blocks if blocks.blocks.dtype == np.uint8 else blocks.blocks.astype(np.int32)
         self.blocks = torch.from_numpy(samples).to(device)
         self.block = torch.from_numpy(blocks.block).to(device)
         self.qindex = torch.from_numpy(blocks.qindex.astype(np.int64)).to(device)
-        self.label = torch.from_numpy(blocks.label.astype(np.int64)).to(device)
+        self.label = torch.from_numpy(blocks.label).to(device)
         self.bit_depth = blocks.bit_depth
         self.device = device
 
@@ -67,7 +75,7 @@ class DeviceBlocks:
     def batch(self, indices: Tensor) -> Batch:
         """The pairs at `indices`, int64 [N]."""
         soft = None if self.soft is None else self.soft[indices]
-        return Batch(self.blocks[self.block[indices]], self.qindex[indices], self.label[indices], soft=soft)
+        return Batch(self.blocks[self.block[indices]], self.qindex[indices], self.label[indices].long(), soft=soft)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every pair once, in order."""
@@ -117,41 +125,69 @@ SYMMETRIES = tuple(
 """The eight symmetries of the square, each as the names to give to `flip` one after another."""
 
 
-def flip(batch: Batch, name: str) -> Batch:
-    """The batch mirrored ("left-right", "up-down") or transposed ("transpose"), labels and `soft` permuted to match."""
+def flip(batch: Batch, name: str, task: Task) -> Batch:
+    """The batch mirrored ("left-right", "up-down") or transposed ("transpose"): nodes and their types, in labels and
+    `soft`, go where the samples go.
+
+    Args:
+        batch: of unmixed blocks.
+        name: of the symmetry.
+        task: whose blocks they are.
+    """
     blocks = {
         "left-right": lambda b: b.flip(2),
         "up-down": lambda b: b.flip(1),
         "transpose": lambda b: b.transpose(1, 2),
     }[name](batch.blocks)
-    table = _label_table(name, batch.label.device)
+    table, node, column = _moves(name, task, batch.label.device)
     # Each is its own inverse.
-    soft = None if batch.soft is None else batch.soft[:, table[: len(Partition)]]
-    return Batch(blocks, batch.qindex, table[batch.label], soft=soft)
+    soft = None if batch.soft is None else batch.soft[:, column]
+    label = batch.label if task.one_node else batch.label[:, node]
+    return Batch(blocks, batch.qindex, table[label], soft=soft)
 
 
 @cache
-def _label_table(name: str, device: torch.device) -> Tensor:
-    """Kept on the device: copying it there for each batch would make a GPU wait."""
-    return torch.from_numpy(_LABEL_TABLES[name].astype(np.int64)).to(device)
+def _moves(name: str, task: Task, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Label by label [256]; for each node the node that comes to its place [task.nodes]; for each probability the one
+    that comes to its place [task.probabilities]. Kept on the device: copying them for each batch would make a GPU wait.
+    """
+    table = _LABEL_TABLES[name]
+    nodes, columns, node_start, column_start = [], [], 0, 0
+    for level in task.levels:
+        side = task.input.unit // level.node_size
+        grid = np.arange(side * side).reshape(side, side)
+        moved = {"left-right": grid[:, ::-1], "up-down": grid[::-1], "transpose": grid.T}[name].ravel()
+        type_of = level.columns[table[list(level.types)]]
+        nodes.append(node_start + moved)
+        columns.append((column_start + moved[:, None] * len(level.types) + type_of).ravel())
+        node_start, column_start = node_start + moved.size, column_start + columns[-1].size
+    arrays = table.astype(np.int64), np.concatenate(nodes), np.concatenate(columns)
+    return tuple(torch.from_numpy(array).to(device) for array in arrays)  # type: ignore[return-value]
 
 
-def augment(batch: Batch, augmentation: str, generator: torch.Generator) -> Batch:
-    """A batch as training sees it; every draw but those of "contrast" is for the whole batch.
+def keeps_types(task: Task) -> bool:
+    """Whether at each level every symmetry turns each type into one that the level has too."""
+    tables = _LABEL_TABLES.values()
+    return all(set(table[list(level.types)]) == set(level.types) for level in task.levels for table in tables)
+
+
+def augment(batch: Batch, task: Task, augmentation: str, generator: torch.Generator) -> Batch:
+    """A batch of a task's blocks as training sees it; every draw but those of "contrast" is for the whole batch.
 
     "contrast" comes on top of flips too: half the blocks get light and dark swapped, which an encoder hardly minds, and
     half another contrast together with the qindex whose quantiser step is as much larger or smaller: distortion and
     the price of a bit grow alike, so the best partition stays.
     "flips" is one of the eight symmetries of the square; "mixup" (Zhang et al., ICLR 2018) and "cutmix" (Yun et al.,
     ICCV 2019) come on top of it, with weights from Beta(0.2, 0.2) and Beta(1, 1); "none" gives the batch back.
-    Blocks may have a border for all but "cutmix", whose weights are shares of a whole block's area.
+    Blocks may have a border for all but "cutmix", whose weights are shares of a whole block's area; and they have one
+    node alone where blocks are mixed, since what is mixed of two trees is none.
     """
     if augmentation == "none":
         return batch
     draws = torch.rand(3, generator=generator)
     for draw, name in zip(draws, _LABEL_TABLES, strict=True):
         if draw < 0.5:
-            batch = flip(batch, name)
+            batch = flip(batch, name, task)
     if augmentation == "flips":
         return batch
     if augmentation == "contrast":

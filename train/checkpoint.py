@@ -1,41 +1,48 @@
 """Run folders: model.safetensors, run.json, and resume.pt while a run is unfinished. Every write is atomic, every
-load is strict."""
+load is strict: run.json holds the SHA-256 of the weights, so damage, and another run's description, show."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from description import Task, task_of_border
-from errors import ArtefactError, InputError
+from errors import ArtefactError, InputError, UsageError
 from files import write_atomically
+from inputs import open_regular
+from train.measures.judgement import recorded_fits
 from train.model import ModelConfig, PartitionModel
 
 RUN_SCHEMA = 2
 MODEL_FILE, RUN_FILE, RESUME_FILE = "model.safetensors", "run.json", "resume.pt"
+SHA256_KEY = "weights_sha256"
+_RUN_FILE_LIMIT = 64 << 20
+_WEIGHTS_LIMIT = 512 << 20
 
 
 @dataclass(frozen=True)
 class Run:
-    """An opened run folder: the model in eval mode on the CPU, and run.json."""
+    """An opened run folder.
+
+    Attributes:
+        root: the folder.
+        model: in eval mode on the CPU.
+        info: run.json.
+        sha256: of the weights file, hex.
+    """
 
     root: Path
     model: PartitionModel
     info: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the weights file, hex."""
-        return hashlib.sha256((self.root / MODEL_FILE).read_bytes()).hexdigest()
+    sha256: str
 
 
 def model_bytes(model: PartitionModel) -> bytes:
@@ -49,21 +56,42 @@ def save_run(root: Path, model: PartitionModel, info: dict[str, Any]) -> None:
 
     Raises:
         OutputError: if the folder cannot be written.
+        UsageError: if a weight is NaN or infinite.
     """
-    write_atomically(root / MODEL_FILE, model_bytes(model))
-    about = {"schema": RUN_SCHEMA, "model": model.config.to_json(), "task": model.config.task.to_json()}
-    text = json.dumps(about | info, indent=1)
-    write_atomically(root / RUN_FILE, (text + "\n").encode())
+    if odd := not_finite(model.state_dict()):
+        raise UsageError(f"the trained model's '{odd}' is NaN or infinite", "lower the learning rate")
+    weights = model_bytes(model)
+    about: dict[str, Any] = {"schema": RUN_SCHEMA, "model": model.config.to_json(), "task": model.config.task.to_json()}
+    about |= {SHA256_KEY: hashlib.sha256(weights).hexdigest()}
+    write_atomically(root / MODEL_FILE, weights)
+    write_atomically(root / RUN_FILE, (json.dumps(about | info, indent=1) + "\n").encode())
+
+
+def not_finite(state: dict[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or infinity, or None."""
+    return next((name for name, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
+
+
+def sweep(root: Path) -> None:
+    """Remove what a run that was killed left half-written; for whoever holds the folder alone."""
+    for path in (*root.glob(".*.*"), *root.glob("*/.*.*")):
+        kind = path.name[1:].rpartition(".")[0]
+        if kind in (MODEL_FILE, RUN_FILE, RESUME_FILE) or kind.endswith((".png", "_metrics.json")):
+            path.unlink(missing_ok=True)
 
 
 def load_weights(path: Path, config: ModelConfig) -> PartitionModel:
     """A model of that configuration with exactly the weights of the file, in eval mode.
 
     Raises:
-        ArtefactError: if the file is missing or corrupt, or its tensors are not exactly the model's.
+        ArtefactError: if the file is missing or corrupt, its tensors are not exactly the model's, or hold NaN.
     """
+    return _model_of(_read_weights(path), path, config)
+
+
+def _model_of(content: bytes, path: Path, config: ModelConfig) -> PartitionModel:
     model = PartitionModel(config)
-    state = read_tensors(path)
+    state = _tensors(content, path)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in state.items()}
     if expected != found:
@@ -72,6 +100,8 @@ def load_weights(path: Path, config: ModelConfig) -> PartitionModel:
             f"{path} holds another model: '{odd}' is {found.get(odd, 'missing')}, expected {expected.get(odd, 'none')}",
             "run.json and model.safetensors must come from the same run",
         )
+    if bad := not_finite(state):
+        raise ArtefactError(f"{path}: '{bad}' holds NaN or infinity", "train again, with a lower learning rate")
     model.load_state_dict(state, strict=True)
     return model.eval()
 
@@ -82,12 +112,36 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtefactError: if it is missing or corrupt.
     """
+    return _tensors(_read_weights(path), path)
+
+
+def _read_weights(path: Path) -> bytes:
+    if not path.exists():
+        raise ArtefactError(f"{path} is missing", "a run folder holds model.safetensors and run.json")
+    return _read_at_most(path, _WEIGHTS_LIMIT)
+
+
+def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ArtefactError(f"{path} is missing", "a run folder holds model.safetensors and run.json") from None
-    except (SafetensorError, OSError) as error:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
         raise ArtefactError(f"{path} is corrupt: {error}", "train again, or restore the file") from None
+
+
+def _read_at_most(path: Path, limit: int) -> bytes:
+    """All of a regular file.
+
+    Raises:
+        ArtefactError: if it cannot be read, or is larger.
+    """
+    with open_regular(path, ArtefactError) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ArtefactError(f"{path} has {size:,} bytes, at most {limit:,} are expected", "restore the file")
+        try:
+            return file.read()
+        except OSError as error:
+            raise ArtefactError(f"{path} is corrupt: {error.strerror}", "restore the file") from None
 
 
 def open_run(root: Path) -> Run:
@@ -104,7 +158,19 @@ def open_run(root: Path) -> Run:
         hint = "finish it with cli.py train --resume, or delete resume.pt to keep the earlier model"
         raise ArtefactError(f"{root} holds a finished run and a later one that was interrupted", hint)
     info = _read_info(root)
-    return Run(root, load_weights(root / MODEL_FILE, _model_config(root, info)), info)
+    config = _model_config(root, info)
+    content = _read_weights(root / MODEL_FILE)
+    digest = hashlib.sha256(content).hexdigest()
+    if info.get(SHA256_KEY, digest) != digest:
+        raise ArtefactError(
+            f"{root / MODEL_FILE} is not the file that {RUN_FILE} was written with: its SHA-256 differs",
+            "restore both from the same run, or train again",
+        )
+    try:
+        recorded_fits(info.get("evaluation", {}), config.task)
+    except ValueError as error:
+        raise ArtefactError(f"{root / RUN_FILE} is no run description: {error}", "restore it, or train again") from None
+    return Run(root, _model_of(content, root / MODEL_FILE, config), info, digest)
 
 
 def checkpoint_model(path: Path) -> ModelConfig:
@@ -123,76 +189,42 @@ def _model_config(root: Path, info: dict[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.from_json(info["model"], Task.from_json(info["task"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(f"{root / RUN_FILE} describes no model of this version: {error}") from None
+        raise ArtefactError(f"{root / RUN_FILE} describes no model of this version: {error}", "train again") from None
 
 
 def _read_info(root: Path) -> dict[str, Any]:
     path = root / RUN_FILE
-    try:
-        info = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         hint = "finish it with cli.py train --resume" if (root / RESUME_FILE).exists() else "cli.py train makes one"
-        raise ArtefactError(f"{root} holds no finished run", hint) from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise ArtefactError(f"{path} is corrupt: {error}", "train again, or restore the file") from None
-    if not isinstance(info, dict) or not isinstance(info.get("schema"), int):
-        raise ArtefactError(f"{path} is no run description")
+        raise ArtefactError(f"{root} holds no finished run", hint)
+    content = _read_at_most(path, _RUN_FILE_LIMIT)
     try:
-        info = _of_schema_1(info) if info["schema"] == 1 else info
-    except ValueError as error:
-        raise ArtefactError(f"{path} is no run description: {error}") from None
+        info = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} is corrupt: {error}", "train again, or restore the file") from None
+    if not isinstance(info, dict) or type(info.get("schema")) is not int:
+        raise ArtefactError(f"{path} is no run description", "restore the file, or train again")
+    if info["schema"] == 1:
+        return _of_schema_1(info, path)
     if info["schema"] != RUN_SCHEMA:
         message = f"{path} has schema {info['schema']}, this version reads {RUN_SCHEMA}"
         raise ArtefactError(message, "update the toolkit")
+    if not isinstance(info.get(SHA256_KEY), str):
+        raise ArtefactError(f"{path} does not name the SHA-256 of its weights", "restore the file, or train again")
     return info
 
 
-def _of_schema_1(info: dict[str, Any]) -> dict[str, Any]:
-    """A description from before tasks were written down: the border alone told them apart.
-
-    Raises:
-        ValueError: if it is malformed.
-    """
+def _of_schema_1(info: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A description from before tasks and hashes were written down: the border alone told tasks apart."""
     model = info.get("model")
-    if not isinstance(model, dict):
-        raise ValueError("it names no model")
-    task = task_of_border(model.pop("border", 0))
+    try:
+        if not isinstance(model, dict):
+            raise ValueError("it names no model")
+        task = task_of_border(model.pop("border", 0))
+    except ValueError as error:
+        raise ArtefactError(f"{path} is no run description: {error}", "restore the file, or train again") from None
     return info | {"schema": RUN_SCHEMA, "model": model, "task": task.to_json()}
 
 
 def _task_text(model: PartitionModel) -> str:
     return json.dumps(model.config.task.to_json(), sort_keys=True)
-
-
-def save_resume(root: Path, state: dict[str, Any]) -> None:
-    """Write what an interrupted run needs to go on.
-
-    Raises:
-        OutputError: if the folder cannot be written.
-    """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(root / RESUME_FILE, buffer.getvalue())
-
-
-def load_resume(root: Path) -> dict[str, Any]:
-    """What save_resume wrote.
-
-    Raises:
-        InputError: if there is nothing to resume.
-        ArtefactError: if the file is corrupt.
-    """
-    path = root / RESUME_FILE
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{root} holds no interrupted run", "leave --resume out to start one") from None
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise ArtefactError(f"{path} is corrupt: {_first_line(error)}", "delete it and train again") from None
-    if not isinstance(saved, dict) or "identity" not in saved:
-        raise ArtefactError(f"{path} is no state of a training run", "delete it and train again")
-    return saved
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

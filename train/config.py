@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from description import Task
+from description import Task, task_of_border
 from train import choices
+from train.batches import keeps_types
 from train.model import ModelConfig
+from train.stages import stages_of_run
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,12 @@ class TrainConfig:
 
     Attributes:
         model: the shape of the model.
-        stages: which of 1, 2, 3 to train, ascending.
+        stages: numbers of those of train.stages.STAGES to train, ascending.
         epochs: at most, for each stage.
-        passes: how often an epoch of stage 1 goes through the pairs; epochs of stages 2 and 3 do once.
+        passes: how often an epoch of stage 1 goes through the pairs; epochs of later stages do once.
         batch_size: pairs of (block, qindex) over all processes.
         bn_mode: "frozen", or "train" to reproduce the seed's drifting BatchNorm in stages 2 and 3.
-        stage1_loss: "joint" trains the trunk with an auxiliary ten-class head too; "binary" without.
+        stage1_loss: "joint" trains the trunk with an auxiliary head over all types too; "binary" without.
         loss, focal_gamma: loss of every head (train/losses.py).
         sampler: "natural" or "balanced" over the stage's classes, in stages 2 and 3.
         augmentation: "flips" draws one of the square's eight symmetries for each batch; "contrast", "mixup" and
@@ -36,6 +38,8 @@ class TrainConfig:
         average: decay per step of an exponential moving average of weights and BatchNorm statistics, which is then
             what is judged and kept (train/average.py); 0 keeps the weights themselves.
         autocast: "bf16" computes forward and backward in bfloat16 where PyTorch deems it safe; "none" in float32.
+        covered_weight: of a node that a larger partition covers, which counts as NONE, beside one that exists; above 0,
+            at most 1.
         distillation: how much teachers' probabilities count, the labels the rest; 0-1, 0 without a teacher.
         calibration_pictures: train pictures set aside, by the hash of their names, to choose epochs on and to fit
             temperatures, thresholds and the decision rule; with 0, epochs are chosen on val, and nothing is fitted.
@@ -62,6 +66,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     average: float = 0.0
     autocast: str = "none"
+    covered_weight: float = 1.0
     distillation: float = 0.0
     calibration_pictures: int = 0
     select: str = "loss"
@@ -69,6 +74,27 @@ class TrainConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        self._check_choices()
+        rates = {"trunk_lr": self.trunk_lr, "lr": self.lr, "weight_decay": self.weight_decay}
+        for name, value in (rates | {"focal_gamma": self.focal_gamma}).items():
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"{name} is a number from 0, not {value}")
+        if not 0.0 <= self.average < 1.0 or not 0.0 <= self.distillation <= 1.0:
+            raise ValueError("average is one of the numbers from 0 to below 1, distillation from 0 to 1")
+        if not 0.0 < self.covered_weight <= 1.0:
+            raise ValueError("covered_weight is one of the numbers from above 0 to 1")
+        if self.calibration_pictures < 0:
+            raise ValueError("calibration_pictures is one of the whole numbers from 0")
+        if self.passes < 1:
+            raise ValueError("an epoch is one pass at least")
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ValueError("at least one epoch and two pairs to a batch")
+        stages_of_run(self.stages, self.model.task)
+        if self.fine_tuning == "full" and self.stages != (2,):
+            raise ValueError("full fine-tuning is of stage 2 alone: no other stage survives it")
+        self._check_augmentation()
+
+    def _check_choices(self) -> None:
         allowed_of = {
             "bn_mode": choices.BN_MODES,
             "stage1_loss": choices.STAGE1_LOSSES,
@@ -83,26 +109,17 @@ class TrainConfig:
         for name, allowed in allowed_of.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        rates = {"trunk_lr": self.trunk_lr, "lr": self.lr, "weight_decay": self.weight_decay}
-        for name, value in (rates | {"focal_gamma": self.focal_gamma}).items():
-            if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} is a number from 0, not {value}")
-        if not 0.0 <= self.average < 1.0 or not 0.0 <= self.distillation <= 1.0:
-            raise ValueError("average is one of the numbers from 0 to below 1, distillation from 0 to 1")
-        if self.calibration_pictures < 0:
-            raise ValueError("calibration_pictures is one of the whole numbers from 0")
+
+    def _check_augmentation(self) -> None:
+        task = self.model.task
         if self.augmentation == "contrast" and self.model.trunk == "resnet18":
             raise ValueError("augmentation is one of the others for resnet18, which does not subtract a block's mean")
-        if self.augmentation == "cutmix" and self.model.form.border:
+        if self.augmentation == "cutmix" and task.input.border:
             raise ValueError("augmentation is one of the others with a border: cutmix cuts whole blocks")
-        if self.passes < 1:
-            raise ValueError("an epoch is one pass at least")
-        if self.epochs < 1 or self.batch_size < 2:
-            raise ValueError("at least one epoch and two pairs to a batch")
-        if self.stages not in ((1,), (2,), (3,), (2, 3), (1, 2, 3)):
-            raise ValueError(f"stages {self.stages} cannot be trained in one run")
-        if self.fine_tuning == "full" and self.stages != (2,):
-            raise ValueError("full fine-tuning is of stage 2 alone: no other stage survives it")
+        if self.augmentation in ("mixup", "cutmix") and not task.one_node:
+            raise ValueError("augmentation is one of the others for blocks of several nodes: mixed trees are none")
+        if (self.augmentation != "none" or self.distillation) and not keeps_types(task):
+            raise ValueError("augmentation is one of none: some types' mirror images are not the task's")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
@@ -119,6 +136,18 @@ class TrainConfig:
         plain = dict(values["model"])
         model = ModelConfig.from_json(plain, Task.from_json(plain.pop("task")))
         return TrainConfig(**values | {"model": model, "stages": tuple(values["stages"])})
+
+
+def settings_of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's plain values as to_json gives them today, whatever version wrote them.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: if they are malformed.
+    """
+    model = dict(config["model"])
+    if "task" not in model:
+        model["task"] = task_of_border(model.pop("border", 0)).to_json()
+    return {"covered_weight": 1.0} | config | {"model": model}
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,33 @@ def draw_curves(stage: int, history: list[dict[str, Any]], best_epoch: int) -> F
     return figure
 
 
+def save_report(report: dict[str, Any], title: str, confusion: Path, candidates: Path) -> list[Path]:
+    """Write confusion and candidate sets of a report (train.measures.judgement.evaluate_logits) as PNG.
+
+    Args:
+        report: of one level or several.
+        title: above each.
+        confusion, candidates: where they go; of several levels, with the level's suffix before the ending.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OutputError: if one cannot be written.
+    """
+    written = []
+    for size, level in report["levels"].items() if "levels" in report else (("", report),):
+        suffix = f"_{size}" if size else ""
+        of_level = f"{title}, {size}x{size} nodes" if size else title
+        for figure, path in (
+            (draw_confusion(level["all"], of_level), confusion),
+            (draw_candidates(level, of_level), candidates),
+        ):
+            written.append(path.with_name(path.stem + suffix + path.suffix))
+            save_figure(figure, written[-1])
+    return written
+
+
 def draw_confusion(report: dict[str, Any], title: str) -> Figure:
     """Confusion of the types, each row in per cent of its true class; `report` as partition_metrics gives it."""
     matrix = np.asarray(report["confusion"], float)

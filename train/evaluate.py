@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from description import chain_rule
+from errors import UsageError
 from train.batches import DeviceBlocks
 from train.loop import predict_logits
 from train.measures.calibrate import fit_sharpness
@@ -29,20 +30,30 @@ def evaluate_calibrated(model: PartitionModel, pairs: RunPairs) -> tuple[Partiti
     Args:
         model: trained, without temperatures, on the pairs' device.
         pairs: of the run.
+
+    Raises:
+        UsageError: if the model answers with what is no number.
     """
     fits = None
     task = model.config.task
     if pairs.calib is not None:
         qindex, label = _arrays(pairs.calib)
-        model = with_sharpness(model, fit_sharpness(predict_logits(model, pairs.calib), qindex, label, task))
+        model = with_sharpness(model, fit_sharpness(_logits(model, pairs.calib), qindex, label, task))
         fits = _fitted(model, pairs.calib)
-    return model, evaluate_logits(predict_logits(model, pairs.val), *_arrays(pairs.val), task, fits)
+    return model, evaluate_logits(_logits(model, pairs.val), *_arrays(pairs.val), task, fits)
+
+
+def _logits(model: PartitionModel, data: DeviceBlocks) -> NDArray[np.float32]:
+    logits = predict_logits(model, data)
+    if not np.isfinite(logits).all():
+        raise UsageError("the trained model answers with NaN or infinity", "lower the learning rate")
+    return logits
 
 
 def _fitted(model: PartitionModel, calib: DeviceBlocks) -> dict[int, Fits]:
     """Thresholds and decision rule of each level that has a node there."""
     fits = {}
-    for rows in level_rows(predict_logits(model, calib), _arrays(calib)[1], model.config.task):
+    for rows in level_rows(_logits(model, calib), _arrays(calib)[1], model.config.task):
         if len(rows.label):
             probability, truth = chain_rule(rows.logits, rows.level), classes_of(rows.label, rows.level)
             keep, decision = fit_keep(probability, truth, "calib"), fit_decision(probability, truth, "calib")
@@ -58,5 +69,5 @@ def with_sharpness(model: PartitionModel, sharpness: NDArray[np.float32]) -> Par
     return made.eval()
 
 
-def _arrays(data: DeviceBlocks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _arrays(data: DeviceBlocks) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     return data.qindex.cpu().numpy(), data.label.cpu().numpy()

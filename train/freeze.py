@@ -8,7 +8,6 @@ of reach of optimisers too.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,13 +66,3 @@ def parameter_count(module: nn.Module) -> int:
     """Weights of a module, BatchNorm's affine pair counted whether frozen or not."""
     frozen = sum(m.weight.numel() + m.bias.numel() for m in module.modules() if isinstance(m, FrozenBatchNorm2d))
     return frozen + sum(p.numel() for p in module.parameters())
-
-
-def trunk_state(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of everything that freezing must keep: parameters and buffers by name."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
-def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two states are identical to the bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,5 +1,5 @@
-"""The layers that both trunks are made of. Convolution and BatchNorm stand together in one module, `ConvBN`,
-so that the fold in export/ never has to guess which BatchNorm belongs to which convolution."""
+"""The layers that trunks, adapters and heads are made of. Convolution and BatchNorm stand together in one module,
+`ConvBN`, so that the fold in compiler/ never has to guess which BatchNorm belongs to which convolution."""
 
 from __future__ import annotations
 

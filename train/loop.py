@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from errors import InputError, UsageError
+from errors import ArtefactError, UsageError
 from progress import Progress
 from train.average import Average
 from train.batches import Batch, DeviceBlocks, augment, epoch_indices
@@ -24,9 +24,12 @@ from train.config import TrainConfig
 from train.distributed import World
 from train.graphed import GraphedStep, Learn
 from train.measures.counts import HeadCounts
-from train.measures.metrics import head_metrics, macro_f1
+from train.measures.judgement import all_heads
+from train.measures.metrics import macro_f1
 from train.model import PartitionModel
-from train.stages import STAGE_HEADS, StageNet, auxiliary_log_loss, stage_targets
+from train.stage_net import StageNet, auxiliary_log_loss
+from train.stages import Stage, selection, stage_targets
+from train.supports import check_pairs
 
 EVALUATION_BATCH = {"cpu": 2048, "cuda": 16384}
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
@@ -57,7 +60,7 @@ def epoch_seed(seed: int, stage: int, epoch: int) -> int:
 
 @torch.no_grad()
 def predict_logits(model: PartitionModel, data: DeviceBlocks) -> NDArray[np.float32]:
-    """Logits of every pair in order, float32 [M, 14]; the model is left in eval mode."""
+    """Logits of every pair in order, float32 [M, task.logits]; the model is left in eval mode."""
     model.eval()
     parts = [
         model(batch.blocks, batch.qindex, data.bit_depth).float().cpu()
@@ -82,7 +85,7 @@ class StageLoop:
     def __init__(
         self,
         model: PartitionModel,
-        stage: int,
+        stage: Stage,
         config: TrainConfig,
         train: DeviceBlocks,
         judge: DeviceBlocks,
@@ -91,14 +94,9 @@ class StageLoop:
         self.config, self.stage, self.world = config, stage, world
         self.train_data, self.judge_data = train, judge
         label = train.label.cpu().numpy()
-        self._targets = stage_targets(stage, label)
-        usable = int((self._targets >= 0).sum())
-        if usable < 2 * world.size:
-            raise InputError(
-                f"stage {stage} has {usable} pairs to learn from, BatchNorm needs {2 * world.size}",
-                "the train split needs pictures with partitioned blocks",
-            )
-        torch.manual_seed(epoch_seed(config.seed, stage, 0))
+        check_pairs(stage, model.config.task, label, "train", 2 * world.size)
+        self._targets = stage_targets(stage, label, model.config.task)
+        torch.manual_seed(epoch_seed(config.seed, stage.number, 0))
         # cuDNN's convolutions are three times as fast in this order (docs/LOG.md).
         order = torch.channels_last if world.device.type == "cuda" else torch.contiguous_format
         self.net = StageNet(model, stage, config, label).to(world.device).to(memory_format=order)  # type: ignore[call-overload]
@@ -133,8 +131,8 @@ class StageLoop:
         return torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
 
     def _batches(self, generator: torch.Generator) -> list[Tensor]:
-        sampler = self.config.sampler if self.stage > 1 else "natural"
-        passes = range(self.config.passes if self.stage == 1 else 1)
+        sampler = "natural" if self.stage.passes else self.config.sampler
+        passes = range(self.config.passes if self.stage.passes else 1)
         size = self.config.batch_size
         batches = [b for _ in passes for b in epoch_indices(self._targets, sampler, size, generator)]
         # Every process needs two pairs for its BatchNorm.
@@ -153,13 +151,13 @@ class StageLoop:
             yield self.state
 
     def _train_epoch(self, progress: Progress) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, self.stage, self.state.epoch + 1))
+        generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, self.stage.number, self.state.epoch + 1))
         torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=generator)) + self.world.rank)
         self._parallel.train()
         batches = [self.world.share(b) for b in self._batches(generator)]
         # On the device at once and not batch by batch, and counted there: a step never waits for the CPU.
         shares = torch.cat(batches).to(self.world.device).split([len(b) for b in batches])
-        counts = HeadCounts(self.net, STAGE_HEADS[self.stage], self.world.device)
+        counts = HeadCounts(self.net, self.world.device)
         losses = []
         for i, share in enumerate(shares):
             loss, logits, batch = self._step(share, generator)
@@ -167,7 +165,7 @@ class StageLoop:
             counts.add(logits, batch.label)
             if i % 20 == 19 or i + 1 == len(shares):
                 done = self.state.epoch * len(shares) + i + 1
-                text = f"stage {self.stage}, epoch {self.state.epoch + 1}, loss {float(loss):.4f}"
+                text = f"stage {self.stage.number}, epoch {self.state.epoch + 1}, loss {float(loss):.4f}"
                 progress(done, self.config.epochs * len(shares), text)
         values = torch.stack(losses).double().cpu()
         return {
@@ -177,7 +175,8 @@ class StageLoop:
         }
 
     def _step(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Batch]:
-        batch = augment(self.train_data.batch(indices), self.config.augmentation, generator)
+        batch = self.train_data.batch(indices)
+        batch = augment(batch, self.train_data.task, self.config.augmentation, generator)
         loss, logits = self._learn(batch)
         if self._average is not None:
             self._average.update(self.net)
@@ -205,26 +204,21 @@ class StageLoop:
         return net
 
     def _judge(self, train_metrics: dict[str, Any]) -> dict[str, Any]:
-        logits = predict_logits(self.judged, self.judge_data)
-        heads = head_metrics(logits, self.judge_data.label.cpu().numpy())
-        mine = {head: heads[head] for head in STAGE_HEADS[self.stage]}
-        entry = train_metrics | {
-            "val_loss": float(np.mean([m["log_loss"] for m in mine.values()])),
-            "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine.values()])),
-            "heads": mine,
+        task = self.judge_data.task
+        heads = all_heads(predict_logits(self.judged, self.judge_data), self.judge_data.label.cpu().numpy(), task)
+        entry = train_metrics | selection(self.stage, task, heads)
+        entry |= {
+            "heads": {key: heads[key] for key in self.stage.keys(task)},
             "lr": float(self.optimizer.param_groups[0]["lr"]),
         }
-        if self.net.auxiliary is not None:
-            entry["auxiliary_log_loss"] = auxiliary_log_loss(
-                self._judged_net, self.judge_data, EVALUATION_BATCH[self.world.device.type]
-            )
+        entry |= auxiliary_log_loss(self._judged_net, self.judge_data, EVALUATION_BATCH[self.world.device.type])
         return entry
 
     def _record(self, entry: dict[str, Any]) -> None:
         state, key, sign = self.state, *(("val_loss", -1) if self.config.select == "loss" else ("val_macro_f1", 1))
         if not np.isfinite([entry["train_loss"], entry["val_loss"]]).all():
             raise UsageError(
-                f"stage {self.stage} diverged in epoch {state.epoch + 1}:"
+                f"stage {self.stage.number} diverged in epoch {state.epoch + 1}:"
                 f" train loss {entry['train_loss']}, validation loss {entry['val_loss']}",
                 "lower the learning rate, or take another loss",
             )
@@ -261,13 +255,65 @@ class StageLoop:
         """Go on from a checkpoint of the same run, made on this kind of device or another.
 
         Raises:
-            ArtefactError: if it is of an older version.
+            ArtefactError: if it is of an older version, or no checkpoint of this stage.
         """
-        for group in saved["optimizer"]["param_groups"]:
-            group |= self._kind
-        self.net.load_state_dict(saved["net"], strict=True)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        self.state = StageState(**saved["state"])
-        if self._average is not None:
-            self._average.load_state_dict(saved["average"])
+        try:
+            for group in saved["optimizer"]["param_groups"]:
+                group |= self._kind
+            self._check(saved)
+            self.net.load_state_dict(saved["net"], strict=True)
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scheduler.load_state_dict(saved["scheduler"])
+            self.state = StageState(**saved["state"])
+            if self._average is not None:
+                self._average.load_state_dict(saved["average"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ArtefactError(
+                f"stage {self.stage.number} cannot go on from what was saved: {reason}", "train again, without --resume"
+            ) from None
+
+    def _check(self, saved: dict[str, Any]) -> None:
+        """Refuse what would only fail later.
+
+        Raises:
+            KeyError, TypeError, ValueError: naming what is odd.
+        """
+        own = self.optimizer.state_dict()
+        groups = saved["optimizer"]["param_groups"]
+        if [(g.keys(), g["params"]) for g in groups] != [(g.keys(), g["params"]) for g in own["param_groups"]]:
+            raise ValueError("its optimiser is of other weights")
+        for place, moments in saved["optimizer"]["state"].items():
+            if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError("its optimiser is another one")
+            shape = self._parameters()[place].shape
+            if moments["exp_avg"].shape != shape or moments["exp_avg_sq"].shape != shape:
+                raise ValueError("its optimiser is of weights of other shapes")
+        schedule = self.scheduler.state_dict()
+        if {k: type(v) for k, v in saved["scheduler"].items()} != {k: type(v) for k, v in schedule.items()}:
+            raise ValueError("its schedule is another one")
+        check_state(saved["state"], self.net.model)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def check_state(values: dict[str, Any], model: PartitionModel) -> None:
+    """Whether plain values are a StageState of that model.
+
+    Raises:
+        KeyError, TypeError, ValueError: naming what is odd.
+    """
+    state = StageState(**values)
+    kinds = (state.epoch, int), (state.best_epoch, int), (state.stopped, bool), (state.history, list)
+    if not all(type(value) is kind for value, kind in kinds):
+        raise TypeError("its epochs are no numbers")
+    if not 0 <= state.best_epoch <= state.epoch or [e["epoch"] for e in state.history] != list(
+        range(1, state.epoch + 1)
+    ):
+        raise ValueError("its epochs do not follow one another")
+    if not all(type(e[key]) is float for e in state.history for key in ("val_loss", "val_macro_f1")):
+        raise TypeError("an epoch's loss is no number")
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if state.epoch and {name: tensor.shape for name, tensor in state.best.items()} != shapes:
+        raise ValueError("its best epoch is of another model")

@@ -61,6 +61,8 @@ class ModelConfig:
         if self.adapters == "parallel" and not issubclass(trunk, PooledTrunk):
             raise ValueError(f"adapters is one of the others: {self.trunk!r} has no tail for one in parallel")
         channels = trunk.adapter_channels
+        if type(self.adapter_reduction) is not int:
+            raise ValueError(f"adapter_reduction is a whole number, not {self.adapter_reduction!r}")
         if self.adapter_reduction < 1 or any(c % self.adapter_reduction for c in channels):
             raise ValueError(f"adapter_reduction {self.adapter_reduction} does not divide {min(channels)} channels")
 

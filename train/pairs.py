@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from data.dataset import Dataset, joined, load_pictures, load_split
 from data.split import calibration_pictures
+from description import BLOCKS, Task
 from errors import InputError
 from train.batches import DeviceBlocks
 
@@ -43,7 +44,7 @@ def load_pairs(
     dataset: Dataset,
     calibration: int,
     device: torch.device,
-    border: int = 0,
+    task: Task = BLOCKS,
     train_border: int = 0,
     more_train: Sequence[Dataset] = (),
 ) -> RunPairs:
@@ -53,7 +54,7 @@ def load_pairs(
         dataset: an opened one.
         calibration: how many train pictures to set aside.
         device: where the pairs are kept.
-        border: samples around each block that the model sees.
+        task: whose blocks; its border is what the model sees around each.
         train_border: around those of train, if more: what teachers see.
         more_train: further datasets, of which the split train is taken.
 
@@ -63,11 +64,16 @@ def load_pairs(
     train = dataset.of_split("train")
     aside = set(calibration_pictures([p.name for p in train], calibration))
     parts = [tuple(p for p in train if (p.name in aside) == chosen) for chosen in (False, True)]
-    wide = max(border, train_border)
+    wide = with_border(task, max(task.input.border, train_border))
     own = load_pictures(dataset, parts[0], "split 'train'", wide)
     rest = DeviceBlocks(joined([own, *(load_split(more, "train", wide) for more in more_train)]), device)
-    calib = DeviceBlocks(load_pictures(dataset, parts[1], "split 'train'", border), device) if parts[1] else None
-    val = DeviceBlocks(load_split(dataset, "val", border), device)
+    calib = DeviceBlocks(load_pictures(dataset, parts[1], "split 'train'", task), device) if parts[1] else None
+    val = DeviceBlocks(load_split(dataset, "val", task), device)
     if rest.bit_depth != val.bit_depth or (calib is not None and calib.bit_depth != val.bit_depth):
         raise InputError(f"train is {rest.bit_depth} bit, val {val.bit_depth}", "keep one depth per dataset")
     return RunPairs(rest, val, calib, tuple(p.name for p in parts[1]))
+
+
+def with_border(task: Task, border: int) -> Task:
+    """The task of blocks with that many samples around each."""
+    return replace(task, input=replace(task.input, border=border))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from contextlib import suppress
-from dataclasses import asdict, replace
-from pathlib import Path
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,33 +13,46 @@ import torch
 
 from data.dataset import open_dataset
 from data.split import check_splits
-from errors import ArtefactError, UsageError
+from errors import ArtefactError
 from files import write_atomically
+from locks import exclusive
 from progress import Announce, Progress
 from train.batches import middle
-from train.checkpoint import (
-    MODEL_FILE,
-    RESUME_FILE,
-    RUN_FILE,
-    Run,
-    load_resume,
-    open_run,
-    read_tensors,
-    save_resume,
-    save_run,
-)
+from train.checkpoint import MODEL_FILE, RESUME_FILE, RUN_FILE, Run, save_run, sweep
 from train.config import TrainConfig, TrainTask
-from train.curves import draw_candidates, draw_confusion, draw_curves, save_figure
+from train.curves import draw_curves, save_figure, save_report
 from train.distill import taught
 from train.distributed import World, world
 from train.evaluate import evaluate_calibrated
 from train.loop import StageLoop
 from train.model import PartitionModel
 from train.pairs import RunPairs, load_pairs
-from train.stages import plain_copy
+from train.resume import ResumeState, load_resume, require_resume, save_resume
+from train.stage_net import plain_copy
+from train.stages import Stage, stages_of_run
+from train.start import config_for, earlier_run, load_start, teachers_of, widest_border
+from train.supports import check_run
 
-# The seed's scripts compared runs by this file and its key best_f1.
-SEED_METRICS = Path("stage2_adapter") / "stage2_adapter_metrics.json"
+LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """All that a run reads.
+
+    Attributes:
+        config: of the run, its trunk that of `start`.
+        start: an earlier run, or None.
+        teachers: finished runs.
+        pairs: of the datasets.
+        hashes: of the dataset, and of the further ones.
+    """
+
+    config: TrainConfig
+    start: Run | None
+    teachers: list[Run]
+    pairs: RunPairs
+    hashes: tuple[str, list[str]]
 
 
 def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[str, Any]:
@@ -55,130 +67,76 @@ def train_run(task: TrainTask, progress: Progress, announce: Announce) -> dict[s
         run.json as written.
 
     Raises:
-        ToolkitError: whatever is wrong with data, checkpoint, device or output folder.
+        ToolkitError: whatever is wrong with data, checkpoint, device or output folder, or if another training writes
+            to that folder.
     """
     with world(task.device) as here:
-        start = _earlier_run(task)
-        config = _config_for(task, start)
-        dataset = open_dataset(task.dataset_dir)
-        more_train = [open_dataset(path) for path in task.more_train]
-        hashes = dataset.sha256(), [more.sha256() for more in more_train]
-        teachers = _teachers(task, config)
-        border = config.model.border
-        widest = max([border, *(t.model.config.border for t in teachers)])
-        pairs = load_pairs(dataset, config.calibration_pictures, here.device, border, widest, more_train)
-        if here.leads:
-            check_splits(dataset, more_train, pairs.calib_pictures)
-            announce(f"dataset {task.dataset_dir}: {pairs.describe()}")
-            stages = ", ".join(map(str, config.stages))
-            if start is not None:
-                announce(f"starts from {start.root}: trunk {start.model.config.trunk}, weights {start.sha256[:12]}")
-            announce(
-                f"device {here.device}, {here.size} process(es); trunk {config.model.trunk}, stages {stages};"
-                f" blocks {config.model.side}x{config.model.side}"
-            )
-        run = _Run(task, config, here, hashes, start, pairs, teachers)
-        return run.train(progress, announce)
+        if task.resume:
+            require_resume(task.output_dir)
+        inputs = _read(task, here, announce)
+        lock = exclusive(task.output_dir / LOCK_FILE, f"another training is writing to {task.output_dir}")
+        with lock if here.leads else nullcontext():
+            if here.leads:
+                sweep(task.output_dir)
+            return _Run(task, inputs, here).train(progress, announce)
 
 
-def _teachers(task: TrainTask, config: TrainConfig) -> list[Run]:
-    if (not task.teachers) != (config.distillation == 0.0):
-        raise UsageError("a teacher and how much it counts go together", "give --teacher RUN, or --distillation 0")
-    return [open_run(path) for path in task.teachers]
-
-
-def _earlier_run(task: TrainTask) -> Run | None:
-    path = task.stage1_checkpoint
-    if path is None:
-        if 1 not in task.config.stages:
-            raise UsageError("stages 2 and 3 start from an earlier run", "name it with --stage1-checkpoint RUN")
-        return None
-    return open_run(path.parent if path.is_file() else path)
-
-
-def _config_for(task: TrainTask, start: Run | None) -> TrainConfig:
-    """The task's configuration; with an earlier run, its trunk decides and must not be contradicted."""
-    if start is None:
-        return task.config
-    model = task.config.model
-    have, asked = start.model.config, model.trunk
-    if asked != have.trunk:
-        raise ArtefactError(
-            f"{start.root} holds a {have.trunk} trunk, --trunk says {asked}", f"use --trunk {have.trunk}"
+def _read(task: TrainTask, here: World, announce: Announce) -> _Inputs:
+    start = earlier_run(task)
+    config = config_for(task, start)
+    dataset = open_dataset(task.dataset_dir)
+    more_train = [open_dataset(path) for path in task.more_train]
+    hashes = dataset.sha256(), [more.sha256() for more in more_train]
+    teachers = teachers_of(task, config)
+    model = config.model
+    widest = widest_border(teachers, model.task)
+    pairs = load_pairs(dataset, config.calibration_pictures, here.device, model.task, widest, more_train)
+    notes = check_run(stages_of_run(config.stages, model.task), model.task, pairs, 2 * here.size)
+    if here.leads:
+        check_splits(dataset, more_train, pairs.calib_pictures)
+        announce(f"dataset {task.dataset_dir}: {pairs.describe()}")
+        for note in notes:
+            announce(note)
+        if start is not None:
+            announce(f"starts from {start.root}: trunk {start.model.config.trunk}, weights {start.sha256[:12]}")
+        stages, side = ", ".join(map(str, config.stages)), model.form.side
+        announce(
+            f"device {here.device}, {here.size} process(es); trunk {model.trunk}, stages {stages}; blocks {side}x{side}"
         )
-    if have.border != model.border:
-        message = f"{start.root} sees blocks with a border of {have.border}, --border says {model.border}"
-        raise ArtefactError(message, f"use --border {have.border}")
-    return replace(task.config, model=replace(model, qindex_input=have.qindex_input))
+    return _Inputs(config, start, teachers, pairs, hashes)
 
 
 class _Run:
-    def __init__(
-        self,
-        task: TrainTask,
-        config: TrainConfig,
-        here: World,
-        hashes: tuple[str, list[str]],
-        start: Run | None,
-        pairs: RunPairs,
-        teachers: list[Run],
-    ) -> None:
-        self.task, self.config, self.world = task, config, here
-        self.start, self.pairs, self.teachers = start, pairs, teachers
+    def __init__(self, task: TrainTask, inputs: _Inputs, here: World) -> None:
+        self.task, self.config, self.world = task, inputs.config, here
+        self.pairs, self.teachers = inputs.pairs, inputs.teachers
         self.identity = {
-            "config": config.to_json(),
-            "dataset_sha256": hashes[0],
-            "more_train_sha256": hashes[1],
-            "start_sha256": None if start is None else start.sha256,
-            "teachers_sha256": [t.sha256 for t in teachers],
-            "calib": list(pairs.calib_pictures),
+            "config": self.config.to_json(),
+            "dataset_sha256": inputs.hashes[0],
+            "more_train_sha256": inputs.hashes[1],
+            "start_sha256": None if inputs.start is None else inputs.start.sha256,
+            "teachers_sha256": [t.sha256 for t in inputs.teachers],
+            "calib": list(self.pairs.calib_pictures),
         }
-        torch.manual_seed(config.seed)
-        self.model = PartitionModel(config.model)
-        self._load_start()
-        self.stages: dict[str, Any] = {}
-
-    def _load_start(self) -> None:
-        """Weights of earlier stages: those that no later stage of this run makes anew."""
-        if self.start is not None:
-            state = self.start.model.state_dict()
-            keep: tuple[str, ...] = ("trunk.", "embedding.", "heads.stage1.")
-            if self.config.stages == (3,):
-                keep = ("trunk.", "embedding.", "heads.stage1.", "adapters.", "heads.macro.")
-                if replace(self.start.model.config, temperature="none") != self.config.model:
-                    raise ArtefactError(
-                        f"{self.start.root} has {asdict(self.start.model.config)}",
-                        "stage 3 keeps the adapters: use the same --adapter-reduction and --adapters",
-                    )
-            self.model.load_state_dict({k: v for k, v in state.items() if k.startswith(keep)}, strict=False)
-        if self.task.trunk_weights is not None:
-            self._load_trunk(self.task.trunk_weights)
-
-    def _load_trunk(self, path: Path) -> None:
-        state = read_tensors(path)
-        own = self.model.trunk.state_dict()
-        shapes = {k: tuple(v.shape) for k, v in own.items()}
-        found = {k: tuple(v.shape) for k, v in state.items()}
-        # A trunk trained without qindex has no films; everything else must be there, and nothing else.
-        expected = {k: v for k, v in shapes.items() if k in found or not k.startswith("films.")}
-        if found != expected:
-            odd = sorted(set(found.items()) ^ set(expected.items()))[0][0]
-            raise ArtefactError(f"{path} holds no {self.config.model.trunk} trunk", f"'{odd}' differs or is missing")
-        self.model.trunk.load_state_dict(state, strict=False)
+        torch.manual_seed(self.config.seed)
+        self.model = PartitionModel(self.config.model)
+        load_start(self.model, self.config, inputs.start, task.trunk_weights)
+        self.stages: dict[str, dict[str, Any]] = {}
 
     def train(self, progress: Progress, announce: Announce) -> dict[str, Any]:
+        stages = stages_of_run(self.config.stages, self.config.model.task)
         saved = self._saved_state()
         self._ask_teachers(progress)
         if not self.task.resume:
-            self._save_state(self.config.stages[0], None)
-        for stage in self.config.stages:
-            if str(stage) in self.stages:
+            self._save_state(stages[0], None)
+        for stage in stages:
+            if str(stage.number) in self.stages:
                 continue
             data = self.pairs.train, self.pairs.judge
             loop = StageLoop(self.model, stage, self.config, *data, self.world)
-            if saved is not None and saved["stage"] == stage:
-                loop.restore(saved["loop"])
-                announce(f"stage {stage} goes on after epoch {loop.state.epoch}")
+            if saved is not None and saved.loop is not None and saved.stage == stage.number:
+                loop.restore(saved.loop)
+                announce(f"stage {stage.number} goes on after epoch {loop.state.epoch}")
             for state in loop.epochs(progress):
                 self._save_state(stage, loop.checkpoint())
                 if self.world.leads:
@@ -196,73 +154,68 @@ class _Run:
             train.soft = taught(models, train, self.config.autocast == "bf16", progress)
             self.teachers.clear()
         # Teachers may have seen more than the model does.
-        train.blocks = middle(train.blocks, self.config.model.side).contiguous()
+        train.blocks = middle(train.blocks, self.config.model.form.side).contiguous()
 
-    def _saved_state(self) -> dict[str, Any] | None:
+    def _saved_state(self) -> ResumeState | None:
         if not self.task.resume:
             return None
-        saved = load_resume(self.task.output_dir)
-        with suppress(KeyError, TypeError, AttributeError):
-            # Runs that were interrupted before there was a border, or further datasets, had none.
-            saved["identity"]["config"]["model"].setdefault("border", 0)
-            saved["identity"].setdefault("more_train_sha256", [])
-            if saved["identity"].pop("teacher_sha256", "none") is None:
-                saved["identity"]["teachers_sha256"] = []
-        if saved["identity"] != self.identity:
-            differing = [k for k, v in self.identity.items() if saved["identity"].get(k) != v]
+        root, own = self.task.output_dir, self.model.state_dict()
+        saved = load_resume(root, sum(t.numel() * t.element_size() for t in own.values()))
+        if saved.identity != self.identity:
+            differing = [k for k, v in self.identity.items() if saved.identity.get(k) != v]
             raise ArtefactError(
-                f"{self.task.output_dir} was interrupted with other settings ({', '.join(differing)})",
+                f"{root} was interrupted with other settings ({', '.join(differing)})",
                 "resume with the command it was started with",
             )
-        self.stages = saved["stages"]
-        self.model.load_state_dict(saved["model"], strict=True)
-        return saved if saved["loop"] is not None else None
+        if {k: v.shape for k, v in saved.model.items()} != {k: v.shape for k, v in own.items()}:
+            raise ArtefactError(f"{root / RESUME_FILE} holds another model", "delete it and train again")
+        self.stages = saved.stages
+        self.model.load_state_dict(saved.model, strict=True)
+        return saved
 
-    def _save_state(self, stage: int, loop: dict[str, Any] | None) -> None:
+    def _save_state(self, stage: Stage, loop: dict[str, Any] | None) -> None:
         if not self.world.leads:
             return
         model = {k: v.cpu() for k, v in self.model.state_dict().items()}
-        state = {"identity": self.identity, "stage": stage, "stages": self.stages, "model": model, "loop": loop}
-        save_resume(self.task.output_dir, state)
+        save_resume(self.task.output_dir, ResumeState(self.identity, stage.number, self.stages, model, loop))
 
-    def _finish_stage(self, stage: int, loop: StageLoop) -> None:
-        state = loop.state
+    def _finish_stage(self, stage: Stage, loop: StageLoop) -> None:
+        state, root = loop.state, self.task.output_dir
         f1 = [e["val_macro_f1"] for e in state.history]
-        self.stages[str(stage)] = {
+        about = {
             "history": state.history,
             "kept_epoch": state.best_epoch,
             "best_f1": max(f1),
             "best_f1_epoch": int(np.argmax(f1)) + 1,
             "epochs_run": state.epoch,
         }
+        self.stages[str(stage.number)] = about
         if not self.world.leads:
             return
-        save_figure(
-            draw_curves(stage, state.history, state.best_epoch), self.task.output_dir / f"stage{stage}_curves.png"
-        )
-        if stage == 2:
-            text = json.dumps(self.stages["2"] | {"history": state.history}, indent=1)
-            write_atomically(self.task.output_dir / SEED_METRICS, text.encode())
+        curves = draw_curves(stage.number, state.history, state.best_epoch)
+        save_figure(curves, root / f"stage{stage.number}_curves.png")
+        if stage.seed_metrics is not None:
+            write_atomically(root / stage.seed_metrics, json.dumps(about, indent=1).encode())
 
     def _finish(self, announce: Announce) -> dict[str, Any]:
         info: dict[str, Any] = {}
+        root = self.task.output_dir
         if self.world.leads:
             self.model, evaluation = evaluate_calibrated(self.model.to(self.world.device), self.pairs)
             versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
             info = self.identity | {"versions": versions, "stages": self.stages, "evaluation": evaluation}
-            save_run(self.task.output_dir, self.model, info)
+            save_run(root, self.model, info)
             title = "validation split, covered counted as NONE"
-            save_figure(draw_confusion(evaluation["all"], title), self.task.output_dir / "confusion.png")
-            save_figure(draw_candidates(evaluation, title), self.task.output_dir / "candidates.png")
+            save_report(evaluation, title, root / "confusion.png", root / "candidates.png")
             with suppress(FileNotFoundError):
-                (self.task.output_dir / RESUME_FILE).unlink()
-            announce(f"wrote {self.task.output_dir}: {MODEL_FILE}, {RUN_FILE}, curves, confusion and candidates as PNG")
+                (root / RESUME_FILE).unlink()
+            announce(f"wrote {root}: {MODEL_FILE}, {RUN_FILE}, curves, confusion and candidates as PNG")
         return self.world.broadcast(info)
 
 
-def _epoch_line(stage: int, entry: dict[str, Any]) -> str:
+def _epoch_line(stage: Stage, entry: dict[str, Any]) -> str:
     return (
-        f"stage {stage} epoch {entry['epoch']:>2}:"
+        f"stage {stage.number} epoch {entry['epoch']:>2}:"
         f" train loss {entry['train_loss']:.4f}, val loss {entry['val_loss']:.4f},"
         f" train F1 {100 * entry['train_macro_f1']:.1f} %, val F1 {100 * entry['val_macro_f1']:.1f} %"
     )

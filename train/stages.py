@@ -1,187 +1,195 @@
-"""The three stages as modules that map a batch to its loss, so that DistributedDataParallel can wrap them.
+"""The three stages of training, as values: what each trains, on which nodes, and what stays as it is.
 
 | stage | trains | on | frozen |
 |---|---|---|---|
-| 1 | trunk, qindex embedding, stage 1 head (and the auxiliary ten-class head, dropped afterwards) | all | - |
-| 2 | adapters, macro head | partitioned nodes | trunk, qindex embedding, stage 1 head |
-| 3 | RECT, AB and FOUR heads | nodes of those classes | everything else |
+| 1 | trunk, qindex embedding, each level's first head (*) | all nodes | - |
+| 2 | adapters, the heads that divide the first ones' classes | nodes of those classes | what stage 1 trains |
+| 3 | all heads below | nodes of their classes | everything else |
+
+(*) and an auxiliary head over all of a level's types, dropped afterwards.
+
+Which heads those are follows from a task's hierarchy: NONE / PARTITIONED; then the macro-classes; then RECT, AB and
+FOUR. A task of flat heads has stage 1 alone.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from partition import COVERED, HEADS, Partition, head_targets
-from train.batches import Batch, DeviceBlocks
-from train.config import TrainConfig
-from train.distill import class_members, head_shares, soft_cross_entropy
-from train.freeze import freeze
-from train.losses import Loss, make_loss
-from train.measures.metrics import as_none
-from train.model import PartitionModel
-
-STAGE_HEADS = {1: ("stage1",), 2: ("macro",), 3: ("rect", "ab", "four")}
+from description import NO_SAY, Head, Level, Task
+from partition import COVERED, Partition
 
 
-def stage_targets(stage: int, label: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Class of every pair in a stage, for sampling: int64 [M], -1 where the stage leaves the pair out.
+@dataclass(frozen=True)
+class StageHead:
+    """One head that a stage trains.
 
-    Stage 1: NONE / PARTITIONED; stage 2: macro-class; stage 3: the eight partition types that its heads tell apart.
+    Attributes:
+        key: its name in PartitionModel.heads.
+        place: of its level in Task.levels.
+        level, head: what it is.
+    """
+
+    key: str
+    place: int
+    level: Level
+    head: Head
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """Class of every label, as by_label."""
+        return by_label(self.level.targets[self.head.name])
+
+
+def by_label(by_partition: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A table over partition ids, int64 [10], as one over labels, int64 [256]: COVERED counts as NONE, OUTSIDE has
+    no say."""
+    table = np.full(256, NO_SAY, np.int64)
+    table[: len(Partition)] = by_partition
+    table[COVERED] = table[Partition.NONE]
+    return table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. The epoch kept is the one with the best mean over its heads of what TrainConfig.select says.
+
+    Attributes:
+        number: as the command line and run.json have it.
+        name: in words.
+        depths: of the heads that it trains: 0 for a level's first one, 1 for those that divide its classes, ...
+        trains: the parts of the model that it trains besides heads.
+        frozen: the parts that stay as they are, BatchNorm included.
+        idle: the parts that have no say in it.
+        adapted: whether its heads see the features of the adapters, or of the bare trunk.
+        auxiliary: whether a head over all types may train beside, to be dropped afterwards.
+        passes: whether an epoch goes through the pairs as often as TrainConfig.passes says, each pair once a pass;
+            otherwise it goes once, and TrainConfig.sampler chooses the pairs.
+        seed_metrics: where the seed's scripts look for its metrics, in the run folder.
+    """
+
+    number: int
+    name: str
+    depths: range
+    trains: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+    adapted: bool = True
+    auxiliary: bool = False
+    passes: bool = False
+    seed_metrics: Path | None = None
+
+    def heads(self, task: Task) -> tuple[StageHead, ...]:
+        """The heads it trains: level after level, in the order of each hierarchy."""
+        return tuple(
+            StageHead(head.name + task.suffix(level), place, level, head)
+            for place, level in enumerate(task.levels)
+            for head in level.heads
+            if _depth(level, head) in self.depths
+        )
+
+    def keys(self, task: Task) -> tuple[str, ...]:
+        """Names of those heads in PartitionModel.heads."""
+        return tuple(head.key for head in self.heads(task))
+
+    def kept(self, task: Task) -> tuple[str, ...]:
+        """How the names of weights begin that it takes over from an earlier run, if it is the first of its own."""
+        earlier = [stage for stage in STAGES if stage.number < self.number]
+        parts = [f"{part}." for stage in earlier for part in stage.trains]
+        return (*parts, *(f"heads.{key}." for stage in earlier for key in stage.keys(task)))
+
+
+STAGES = (
+    Stage(
+        1,
+        "trunk",
+        range(1),
+        trains=("trunk", "embedding"),
+        idle=("adapters",),
+        adapted=False,
+        auxiliary=True,
+        passes=True,
+    ),
+    Stage(
+        2,
+        "adapters",
+        range(1, 2),
+        trains=("adapters",),
+        frozen=("trunk", "embedding"),
+        # The seed's scripts compared runs by this file and its key best_f1.
+        seed_metrics=Path("stage2_adapter") / "stage2_adapter_metrics.json",
+    ),
+    Stage(3, "last heads", range(2, len(Partition)), frozen=("trunk", "embedding", "adapters")),
+)
+
+
+def _depth(level: Level, head: Head) -> int:
+    return 0 if head.divides is None else 1 + _depth(level, level.head(head.divides[0]))
+
+
+def stages_of(task: Task) -> tuple[Stage, ...]:
+    """Those that have a head to train at one level at least."""
+    return tuple(stage for stage in STAGES if stage.heads(task))
+
+
+def stages_of_run(numbers: Iterable[int], task: Task) -> tuple[Stage, ...]:
+    """The stages of a run: one alone, or all from one on.
+
+    Raises:
+        ValueError: if these cannot be trained in one run.
+    """
+    asked, there = tuple(numbers), stages_of(task)
+    runs = [(stage,) for stage in there] + [there[i:] for i in range(len(there) - 1)]
+    for run in runs:
+        if asked == tuple(stage.number for stage in run):
+            return run
+    have = ", ".join(str(stage.number) for stage in there)
+    raise ValueError(f"stages {asked} cannot be trained in one run: the task has {have}")
+
+
+def stage_targets(stage: Stage, label: NDArray[np.integer], task: Task) -> NDArray[np.int64]:
+    """Class of every pair in a stage, for sampling: int64 [M], NO_SAY where the stage leaves the pair out.
+
+    A node's class is that of the stage's head over it; classes are numbered through all heads and levels. A pair of
+    several nodes is of the class that is rarest among all nodes.
 
     Args:
-        stage: 1, 2 or 3.
-        label: 0-9 or COVERED (which counts as NONE), integer [M].
+        stage: which.
+        label: partition id, COVERED (which counts as NONE) or OUTSIDE of each node, integer [M, task.nodes].
+        task: whose nodes they are.
     """
-    plain = as_none(label)
-    if stage < 3:
-        return head_targets()[STAGE_HEADS[stage][0]][plain]
-    targets = head_targets()
-    index = np.where(np.any([targets[h] >= 0 for h in STAGE_HEADS[3]], axis=0), np.arange(len(Partition)), -1)
-    return index[plain]
+    classes = np.full(label.shape, NO_SAY, np.int64)
+    start, nodes = 0, task.node_slices()
+    for head in stage.heads(task):
+        part = nodes[head.level.node_size]
+        own = head.targets[label[:, part]]
+        classes[:, part] = np.where(own == NO_SAY, classes[:, part], own + start)
+        start += len(head.head.classes)
+    if task.one_node:
+        return classes[:, 0]
+    usable = classes != NO_SAY
+    # The last entry, more than any count, stands for nodes without a say.
+    count = np.append(np.bincount(classes[usable], minlength=start), label.size + 1)
+    rarest = count[classes].argmin(1)
+    return classes[np.arange(len(classes)), rarest]
 
 
-class StageNet(nn.Module):
-    """One stage's view of the model: forward gives the batch's mean loss, and only what it trains takes gradients."""
-
-    def __init__(self, model: PartitionModel, stage: int, config: TrainConfig, label: NDArray[np.integer]) -> None:
-        super().__init__()
-        self.model, self.stage = model, stage
-        plain = as_none(label)
-        self._losses: dict[str, Loss] = {}
-        for head in STAGE_HEADS[stage]:
-            target = head_targets()[head][plain]
-            counts = np.bincount(target[target >= 0], minlength=len(HEADS[head]))
-            self._losses[head] = make_loss(config.loss, counts, config.focal_gamma)
-            table = torch.from_numpy(head_targets()[head])
-            # COVERED is 255: a table of 256 rows turns any label into a class without a branch.
-            rows = torch.full((256,), int(table[Partition.NONE]))
-            rows[: len(Partition)] = table
-            self.register_buffer(f"target_{head}", rows, persistent=False)
-            self.register_buffer(f"members_{head}", class_members(head), persistent=False)
-        self.auxiliary: nn.Linear | None = None
-        if stage == 1 and config.stage1_loss == "joint":
-            self.auxiliary = nn.Linear(model.trunk.features, len(Partition))
-            counts = np.bincount(plain, minlength=len(Partition))
-            self._auxiliary_loss = make_loss(config.loss, counts, config.focal_gamma)
-        self._distillation = config.distillation
-        self._full = config.fine_tuning == "full"
-        self._freeze(config.bn_mode)
-
-    def _freeze(self, bn_mode: str) -> None:
-        model = self.model
-        if self.stage >= 2 and not self._full:
-            freeze(model.trunk, bn_mode)
-            if model.embedding is not None:
-                freeze(model.embedding)
-        if self.stage == 3:
-            freeze(model.adapters, bn_mode)
-        for name, head in model.heads.items():
-            head.requires_grad_(name in STAGE_HEADS[self.stage])
-        if self.stage == 1:
-            model.adapters.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> StageNet:
-        """As nn.Module.train; heads that this stage does not train, and unused adapters, stay in eval mode."""
-        super().train(mode)
-        for name, head in self.model.heads.items():
-            head.train(mode and name in STAGE_HEADS[self.stage])
-        if self.stage == 1:
-            self.model.adapters.eval()
-        return self
-
-    def parameter_groups(self, config: TrainConfig) -> list[dict[str, object]]:
-        """Two groups for AdamW: the trunk at its own rate, everything else that trains."""
-        trunk = [p for p in self.model.trunk.parameters() if p.requires_grad]
-        ids = {id(p) for p in trunk}
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
-        groups: list[dict[str, object]] = [{"params": rest, "lr": config.lr}]
-        return [*groups, {"params": trunk, "lr": config.trunk_lr}] if trunk else groups
-
-    def forward(self, batch: Batch, bit_depth: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss (scalar) and, by head, the logits float32 [N, classes]."""
-        features = self._features(batch, bit_depth)
-        # Under autocast, heads give bfloat16: losses are computed in float32.
-        logits = {head: self.model.heads[head](features).float() for head in STAGE_HEADS[self.stage]}
-        ten = None if self.auxiliary is None else self.auxiliary(features).float()
-        total = torch.zeros((), device=features.device)
-        for head, z in logits.items():
-            total = total + self._mixed(batch, partial(self._head_loss, head, z))
-        if ten is not None:
-            total = total + self._mixed(batch, partial(self._ten_loss, ten))
-        if batch.soft is not None:
-            total = torch.lerp(total, self._distillation_loss(batch, logits, ten), self._distillation)
-        return total, logits
-
-    def auxiliary_logits(self, batch: Batch, bit_depth: int) -> Tensor:
-        """What the auxiliary head of stage 1 says, float32 [N, 10]."""
-        assert self.auxiliary is not None
-        return self.auxiliary(self._features(batch, bit_depth)).float()
-
-    def _distillation_loss(self, batch: Batch, logits: dict[str, Tensor], ten: Tensor | None) -> Tensor:
-        """As the loss of the labels, with a teacher's probabilities in their place, on the same pairs."""
-        assert batch.soft is not None
-        total = torch.zeros((), device=batch.soft.device)
-        for head, z in logits.items():
-            has_say = self._mixed(batch, partial(self._has_say, head))
-            target = head_shares(batch.soft, self.get_buffer(f"members_{head}"))
-            total = total + (soft_cross_entropy(z, target) * has_say).sum() / has_say.sum().clamp_min(1)
-        return total if ten is None else total + soft_cross_entropy(ten, batch.soft).mean()
-
-    def _mixed(self, batch: Batch, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """A loss of the batch's labels; where two blocks were mixed into one, of both in their proportion."""
-        if batch.other is None:
-            return loss(batch.label)
-        return batch.share * loss(batch.label) + (1.0 - batch.share) * loss(batch.other)
-
-    def _has_say(self, head: str, label: Tensor) -> Tensor:
-        return (self.get_buffer(f"target_{head}")[label] >= 0).float()
-
-    def _head_loss(self, head: str, logits: Tensor, label: Tensor) -> Tensor:
-        target = self.get_buffer(f"target_{head}")[label]
-        has_say = target >= 0
-        loss = self._losses[head](logits, target.clamp_min(0)) * has_say
-        # Divided by the count: a mean over the pairs this head has a say in, and 0, not NaN, where there is none.
-        return loss.sum() / has_say.sum().clamp_min(1)
-
-    def _ten_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self._auxiliary_loss(logits, torch.where(label == COVERED, int(Partition.NONE), label)).mean()
-
-    def _features(self, batch: Batch, bit_depth: int) -> Tensor:
-        model = self.model
-        if self.stage == 1:
-            return model.stage1_features(*model.body(batch.blocks, batch.qindex, bit_depth))
-        with torch.set_grad_enabled(self._full and torch.is_grad_enabled()):
-            body, embedding = model.body(batch.blocks, batch.qindex, bit_depth)
-        with torch.set_grad_enabled(self.stage == 2 and torch.is_grad_enabled()):
-            return model.adapted_features(body, embedding)
-
-
-@torch.no_grad()
-def auxiliary_log_loss(net: StageNet, data: DeviceBlocks, batch_size: int) -> float:
-    """Ten-class log loss of the auxiliary head, in nats: what stages 2 and 3 have to come up to.
+def selection(stage: Stage, task: Task, heads: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What the epoch to keep is chosen by: val_loss and val_macro_f1, means over the stage's heads.
 
     Args:
-        net: of stage 1, in eval mode.
-        data: covered counts as NONE.
-        batch_size: pairs at once.
+        stage: which.
+        task: of the model.
+        heads: metrics by key (train.measures.judgement.all_heads).
     """
-    total = 0.0
-    for batch in data.in_order(batch_size):
-        plain = torch.where(batch.label == COVERED, int(Partition.NONE), batch.label)
-        total += float(F.cross_entropy(net.auxiliary_logits(batch, data.bit_depth), plain, reduction="sum"))
-    return total / len(data)
-
-
-def plain_copy(model: PartitionModel) -> PartitionModel:
-    """The same weights in a fresh, unfrozen model in eval mode on the CPU: what checkpoints hold and export reads."""
-    fresh = PartitionModel(model.config)
-    fresh.load_state_dict({name: copy.deepcopy(t).cpu() for name, t in model.state_dict().items()}, strict=True)
-    return fresh.eval()
+    mine = [heads[key] for key in stage.keys(task)]
+    return {
+        "val_loss": float(np.mean([m["log_loss"] for m in mine])),
+        "val_macro_f1": float(np.mean([m["macro_f1"] for m in mine])),
+    }

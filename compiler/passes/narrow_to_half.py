@@ -60,12 +60,13 @@ def narrow(traced: fx.GraphModule) -> fx.GraphModule:
         traced: from compiler.passes.share_branches.trace; its first input is the luma, float32.
     """
     state: dict[str, nn.Module | Tensor] = {}
-    graph, made = fx.Graph(), {}
+    graph = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
     wide: set[fx.Node] = set()
     for node in traced.graph.nodes:
         operands = [n for n in node.all_input_nodes if "shape" in n.meta]
         stays = node.op != "call_module" and bool(operands) and all(n in wide for n in operands)
-        if node.op == "placeholder" and not made or stays:
+        if (node.op == "placeholder" and not made) or stays:
             wide.add(node)
 
         def operand(value: fx.Node, stays: bool = stays) -> fx.Node:

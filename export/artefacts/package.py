@@ -1,4 +1,6 @@
-"""Kind "package": the compiled model as a package of PyTorch's own compiler, AOTInductor: machine code that needs torch and no model.
+"""Kind "package": the compiled model as a package of PyTorch's own compiler, AOTInductor.
+
+It is machine code that needs torch and no model.
 
     compiled model ─► torch.export, batch dynamic ─► AOTInductor ─► model.fp32.avx2.aotinductor-2.13.0.pt2
 
@@ -67,7 +69,9 @@ def _build(work: Work, precision: str) -> None:
     try:
         with torch.no_grad(), exact_float32(), tempfile.TemporaryDirectory() as folder:
             program = torch.export.export(
-                PredictorGraph(model.to(device), work.reads).eval(), (blocks, qindex), dynamic_shapes=({0: count}, {0: count})
+                PredictorGraph(model.to(device), work.reads).eval(),
+                (blocks, qindex),
+                dynamic_shapes=({0: count}, {0: count}),
             )
             made = torch._inductor.aoti_compile_and_package(
                 program,

@@ -1,16 +1,18 @@
-"""Write a bundle's model as C: the sources, a Makefile, an example, and one blob for each precision."""
+"""A model as blobs of the C library; and the library itself: its sources, a Makefile, an example, a bundle's blobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle import Bundle
-from compiler.compile import CompiledModel, CompileOptions, compile_model
-from description import BLOCKS
+from compiler.compile import compile_model
+from compiler.passes.scale_rows import RowsScaledModel
+from compiler.targets import C
+from description import Task
 from errors import MissingComponentError
 from export.c.blob import write_blob
 from export.c.int8 import quantise_program, row_ranges
@@ -20,9 +22,9 @@ from export.certify import sample_pairs
 from export.onnx_int8 import sample_feeds
 from files import write_atomically
 from infer.parity import compare, require
-from infer.sessions.torch_session import open_weights, reference_prediction
+from infer.sessions.torch_session import reference_prediction
 from progress import Announce
-from train.model import ModelConfig, PartitionModel
+from train.model import PartitionModel
 
 SOURCE_DIR = Path(__file__).parent / "source"
 SOURCES = (
@@ -40,69 +42,84 @@ def blob_name(precision: str) -> str:
     return f"model.{precision}.av1part"
 
 
-def write_c(bundle: Bundle, target: Path, precisions: tuple[str, ...], announce: Announce) -> list[Path]:
-    """Write the C library with a bundle's model into a folder.
+def write_c(bundle: Bundle, target: Path, announce: Announce) -> list[Path]:
+    """Write the C library with a bundle's blobs into a folder.
 
     Args:
-        bundle: opened; its weights, thresholds and run are what the blobs hold.
+        bundle: opened.
         target: the folder; other files in it stay.
-        precisions: of PRECISIONS.
-        announce: told each program's parity, and what was written.
+        announce: told what was written.
 
     Returns:
         The files written.
 
     Raises:
-        MissingComponentError: if the C library has not an operation of the model, or not a precision.
-        ParityError: if a program does not compute what the model computes.
+        MissingComponentError: if the bundle holds no blob.
         OutputError: if the folder cannot be written.
     """
-    if unknown := set(precisions) - set(PRECISIONS):
-        raise MissingComponentError(
-            f"the C library has no precision {', '.join(sorted(unknown))}", "fp32 and int8 it has"
-        )
-    model, _ = open_weights(bundle)
-    model.eval()
-    plain = build_model_program(model)
-    written = []
-    for precision in precisions:
-        program = plain if precision == "fp32" else quantise_program(plain, row_ranges(plain, _calibration()))
-        _check(program, model, precision, announce)
-        blob = write_blob(program, BLOCKS, bundle.manifest.metrics.get("keep", {}), bundle.manifest.run_sha256)
-        written.append(target / blob_name(precision))
-        write_atomically(written[-1], blob)
-    for name in SOURCES:
-        written.append(target / name)
-        write_atomically(written[-1], (SOURCE_DIR / name).read_bytes())
-    announce(f"wrote {target}: {', '.join(path.name for path in written)}; make -C {target} builds the library")
-    return written
+    blobs = [name for name, entry in bundle.manifest.files.items() if entry.kind == "blob"]
+    if not blobs:
+        raise MissingComponentError(f"{bundle.root} holds no blob", "export it again with --blob")
+    contents = {name: bundle.path(name).read_bytes() for name in blobs}
+    contents |= {name: (SOURCE_DIR / name).read_bytes() for name in SOURCES}
+    for name, content in contents.items():
+        write_atomically(target / name, content)
+    announce(f"wrote {target}: {', '.join(contents)}; make -C {target} builds the library")
+    return [target / name for name in contents]
 
 
-def require_no_border(config: ModelConfig) -> None:
-    """Refuse a model that sees a border, before any work begins.
+def require_one_node(task: Task) -> None:
+    """Refuse a model that the C library cannot run, before any work begins.
 
     Raises:
-        MissingComponentError: if it does.
+        MissingComponentError: if a block is more than one node, or the model sees samples around it.
     """
-    if config.border:
-        message = f"the C library reads 16x16 blocks, and the model sees {config.border} samples around them too"
-        raise MissingComponentError(message, "leave --c out, or export a run that was trained without --border")
+    if not task.one_node:
+        message = f"the C library answers one node a block, and models of task {task.name} answer {task.nodes}"
+        raise MissingComponentError(message, "leave --blob and --c out")
+    if task.input.border:
+        size = f"{task.input.unit}x{task.input.unit}"
+        message = f"the C library reads {size} blocks, and the model sees {task.input.border} samples around them too"
+        raise MissingComponentError(message, "leave --blob and --c out, or export a run trained without --border")
+
+
+def make_blob(
+    model: PartitionModel, precision: str, keep: Mapping[str, float], run_sha256: str, announce: Announce
+) -> bytes:
+    """A model as a blob of the C library.
+
+    Args:
+        model: in eval mode.
+        precision: of PRECISIONS.
+        keep: thresholds of candidate sets, by share of true types kept.
+        run_sha256: of the run that it is of.
+        announce: told the program's parity.
+
+    Raises:
+        MissingComponentError: if the C library has not an operation of the model.
+        ParityError: if the program does not compute what the model computes.
+    """
+    program = build_model_program(model)
+    if precision == "int8":
+        program = quantise_program(program, row_ranges(program, _calibration()))
+    _check(program, model, precision, announce)
+    return write_blob(program, model.config.task, keep, run_sha256)
 
 
 def build_model_program(model: PartitionModel) -> Program:
     """The float32 program of a model in eval mode.
 
     Raises:
-        MissingComponentError: if the model sees a border, or the C library has not one of its operations.
+        MissingComponentError: if the C library has not its input, or one of its operations.
     """
-    require_no_border(model.config)
-    compiled, _ = compile_model(model, CompileOptions(lower="gemm", rows=True))
-    assert isinstance(compiled, CompiledModel)
-    return build_program(compiled.core, BLOCKS.input.side**2)  # type: ignore[arg-type]
+    require_one_node(model.config.task)
+    compiled, _ = compile_model(model, C)
+    assert isinstance(compiled, RowsScaledModel)
+    return build_program(compiled.core, model.config.form.side**2)  # type: ignore[arg-type]
 
 
 def rows_of(blocks: NDArray[np.integer]) -> NDArray[np.float32]:
-    """8-bit blocks [N, S, S] as a program reads them, float32 [N, S * S]."""
+    """Blocks [N, S, S] as a program reads them, float32 [N, S * S]."""
     return blocks.reshape(len(blocks), -1).astype(np.float32)
 
 
@@ -118,6 +135,6 @@ def _check(program: Program, model: PartitionModel, precision: str, announce: An
     blocks, qindex = pairs.blocks[pairs.block[drawn]], pairs.qindex[drawn]
     made = logits_of(program, run_program(program, rows_of(blocks), qindex))
     expected = reference_prediction(model, blocks, qindex, 8).logits
-    report = compare(expected, made, qindex, label=pairs.label[drawn])
+    report = compare(expected, made, qindex, label=pairs.label[drawn, 0])
     require(report, "compiled" if precision == "fp32" else "int8", f"the C library's {precision} program")
     announce(f"parity of the C library's {precision} program: {report.summary()}")

@@ -1,4 +1,4 @@
-"""Runtime "c": a blob under the C library, which `make c-api` builds."""
+"""Runtime "c": a blob under the C library, built on first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from progress import Announce
 def _open(bundle: Bundle, options: SessionOptions, announce: Announce) -> Session:
     from infer.sessions.c_session import CSession
 
-    return CSession(bundle, options)
+    return CSession(bundle, options, announce)
 
 
-RUNTIME = Runtime("c", ("blob",), ("fp32", "int8"), "cpu", _open, made_by="--precision {precision} --c")
+RUNTIME = Runtime("c", ("blob",), ("fp32", "int8"), "cpu", _open, made_by="--precision {precision} --blob")

@@ -1,6 +1,6 @@
 """Runtime "fused": the compiled network in float16 on an NVIDIA GPU, with little between the matrix products.
 
-    weights ─► compiler.compile (gemm, fp16) ─► fuse.py: products by cuBLASLt ─► torch.compile: the rest, fused
+    weights ─► compiler.targets.CUBLASLT ─► fuse.py: products by cuBLASLt ─► torch.compile: the rest, fused
             ─► one CUDA graph for each batch size (device_pipeline.py)
 
 It compiles the bundle's weights when it opens, as an engine builder would, and is held to fp16's parity.
@@ -9,6 +9,7 @@ It compiles the bundle's weights when it opens, as an engine builder would, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from bundle import Bundle
-from compiler.compile import CompiledModel, CompileOptions, compile_model
+from compiler.compile import EXAMPLE_BATCH, compile_model
 from compiler.graph import outputs
+from compiler.passes.scale_rows import RowsScaledModel
+from compiler.targets import CUBLASLT
 from errors import MissingComponentError
 from infer.arrays import check_batch
 from infer.session import SIZES, Batch, Fill, Prediction, SessionInfo, SessionOptions
@@ -27,7 +30,6 @@ from infer.sessions.cublaslt import CublasLt
 from infer.sessions.device_pipeline import DeviceBatch, DevicePipeline, Slot
 from infer.sessions.fuse import fuse_products
 from infer.sessions.torch_session import open_weights
-from partition import NODE_SIZE
 from train.model import PartitionModel
 
 
@@ -124,24 +126,36 @@ class FusedSession:
 class FusedNetwork(nn.Module):
     """The compiled model with its products fused, and what follows the logits.
 
-    On a CPU it runs the slow twin of every product, in float32 for tests.
+    On a CPU it runs the slow twin of every product, in float32 for tests. A model of several levels has no products
+    yet: torch.compile has it all.
+
+    Attributes:
+        products: how many are fused.
     """
 
-    def __init__(self, model: PartitionModel, bit_depth: int = 8, precision: str = "fp16") -> None:
+    def __init__(self, model: PartitionModel, bit_depth: int = 8, dtype: torch.dtype = torch.float16) -> None:
         super().__init__()
-        compiled, _ = compile_model(model, CompileOptions(lower="gemm", precision=precision, cuda=False))
-        assert isinstance(compiled, CompiledModel) and isinstance(compiled.core, fx.GraphModule)
-        row = torch.zeros(3, compiled.luma * NODE_SIZE**2, dtype=compiled.dtype)
-        example = row, torch.zeros(3, dtype=torch.int32)
-        self.products = fuse_products(compiled.core, example)
-        self.compiled, self.bit_depth = compiled, bit_depth
+        self.task, self.bit_depth = model.config.task, bit_depth
+        self.compiled, _ = compile_model(model, replace(CUBLASLT, layout=replace(CUBLASLT.layout, dtype=dtype)))
+        self.products = 0
+        if isinstance(self.compiled, RowsScaledModel):
+            assert isinstance(self.compiled.core, fx.GraphModule)
+            example = torch.zeros(EXAMPLE_BATCH, self.compiled.width, dtype=dtype)
+            self.products = fuse_products(self.compiled.core, (example, torch.zeros(EXAMPLE_BATCH, dtype=torch.int32)))
 
     def forward(self, blocks: Tensor, qindex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits float32 [N, 14], probability float32 [N, 10] and partition uint8 [N].
+        """Logits and probability float32, partition uint8, as of infer.session.Prediction.
 
         Args:
             blocks: integer [N, S, S], raw samples of `bit_depth`.
             qindex: int32 [N].
         """
-        logits, probability, partition = outputs(self.compiled(blocks, qindex, self.bit_depth))
+        found = outputs(self.compiled(blocks, qindex, self.bit_depth), self.task)
+        levels = len(self.task.levels)
+        logits, probability, partition = (
+            self._side_by_side(found[i : i + levels]) for i in range(0, 3 * levels, levels)
+        )
         return logits, probability, partition.to(torch.uint8)
+
+    def _side_by_side(self, levels: tuple[Tensor, ...]) -> Tensor:
+        return levels[0] if self.task.one_node else torch.cat([each.flatten(1) for each in levels], 1)

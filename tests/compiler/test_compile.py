@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from train.backbones.trunks import TRUNKS
 
 from compiler.compile import EXAMPLE_BATCH, CompiledModel
 from compiler.layer_cost import chooser
@@ -20,7 +21,6 @@ from compiler.passes.prune_taps import prune_model
 from compiler.passes.tabulate_qindex import tabulate_model
 from tests import helpers
 from tests.export.random_trunk import double_logits, draw_trunk
-from train.backbones.trunks import TRUNKS
 from train.model import ADAPTERS, ModelConfig, PartitionModel
 
 

@@ -17,39 +17,23 @@ import pytest
 from PIL import Image
 
 import data.encode
-from data.build import BuildConfig, build_dataset
 from data.dataset import load_split, open_dataset
+from data.encode import EncodedFrame
 from data.scan import ReadOptions
 from data.split import check_splits, split_by_name
-from data.store import Store
+from data.store import Recipe, Store
 from encoder.libaom.library import EncodeOptions, Libaom, cq_of_qindex
 from errors import InputError, MissingComponentError, OutputError, ToolkitError, UsageError
-from frames.frame import Frame, FrameFormat
+from frames.frame import FrameFormat
+from tests.data.builds import FAST, QINDEX, SIZE, build
 from tests.encodes import crop, needs_libaom, pan, write_y4m
 from tests.helpers import REPO, file_size_limit
-
-SIZE = FrameFormat(64, 48, 8, "420")
-FAST = EncodeOptions(cpu_used=9)
-QINDEX = (80, 220)
 
 pytestmark = needs_libaom
 
 
-def build(inputs, output, announce=lambda text: None, **options):
-    given = {"qindex": QINDEX, "encode": FAST, "licence": "CC0-1.0"} | options
-    return build_dataset(BuildConfig(tuple(inputs), output, **given), lambda *_: None, announce)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    """A clip of three frames and a picture."""
-    folder = tmp_path_factory.mktemp("inputs")
-    Image.fromarray(crop(FrameFormat(75, 50, 8, "mono"), picture="skimage_coffee").luma).save(folder / "still.png")
-    return [write_y4m(folder / "clip.y4m", SIZE, pan(SIZE, 3)), folder / "still.png"]
 
 
 @pytest.fixture(scope="module")
@@ -144,82 +128,6 @@ def test_reproduces_all_seed_labels_bit_for_bit(shared, tmp_path):
     check_against_seed(shared, names, tmp_path)
 
 
-# --- input that is not what it should be ---------------------------------------------------------------------------
-
-
-def test_unreadable_files_among_many_are_reported(inputs, tmp_path):
-    cut = tmp_path / "cut.y4m"
-    cut.write_bytes(inputs[0].read_bytes()[:-1])
-    (tmp_path / "small.png").write_bytes(b"")
-    said = []
-    report = build([cut, *inputs, tmp_path / "small.png"], tmp_path / "out", said.append)
-    assert set(report.failures) == {str(cut), str(tmp_path / "small.png")}
-    assert "2 whole frames" in report.failures[str(cut)]
-    assert sum(text.startswith("left out: ") for text in said) == 2
-    assert report.pictures == 4
-    with pytest.raises(InputError, match="2 of 4 files left out") as caught:
-        report.raise_failures()
-    assert caught.value.exit_code == 3
-    with pytest.raises(InputError, match="none of 1 files can be used"):
-        build([cut], tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
-def test_constant_frames_are_left_out(tmp_path):
-    black = Frame(tuple(np.full(p.shape, 16, p.dtype) for p in crop(SIZE).planes))
-    path = write_y4m(tmp_path / "a.y4m", SIZE, [black, *pan(SIZE, 1)])
-    report = build([path], tmp_path / "out")
-    assert (report.pictures, report.constant) == (1, 1)
-    assert open_dataset(tmp_path / "out").pictures[0].name == "a_f0001"
-    with pytest.raises(InputError, match="one constant value"):
-        build([write_y4m(tmp_path / "b.y4m", SIZE, [black])], tmp_path / "other")
-
-
-def test_same_picture_goes_to_one_split(inputs, tmp_path):
-    names = [f"copy{i}" for i in range(40)]
-    other = next(n for n in names if split_by_name(n) != split_by_name("clip"))
-    copy = shutil.copy(inputs[0], tmp_path / f"{other}.y4m")
-    said = []
-    report = build([inputs[0], Path(copy)], tmp_path / "out", said.append)
-    check_splits(open_dataset(tmp_path / "out"))
-    assert report.same_picture == [("clip", other)]
-    assert any("hold the same picture" in text for text in said)
-    splits = tmp_path / "splits.csv"
-    splits.write_text(f"name,split\nclip,train\n{other},val\n")
-    with pytest.raises(InputError, match="hold the same picture"):
-        build([inputs[0], Path(copy)], tmp_path / "new", split_file=splits)
-
-
-def test_split_file_is_followed(inputs, tmp_path):
-    splits = tmp_path / "splits.csv"
-    splits.write_text("name,split\nclip,test\nstill,val\n")
-    build(inputs, tmp_path / "out", split_file=splits)
-    assert [p.split for p in open_dataset(tmp_path / "out").pictures] == ["test"] * 3 + ["val"]
-
-
-def test_colliding_names_and_mixed_depths(inputs, tmp_path):
-    twin = write_y4m(tmp_path / "still.y4m", SIZE, pan(SIZE, 1))
-    with pytest.raises(InputError, match="would both be 'still'"):
-        build([inputs[1], twin], tmp_path / "out")
-    deep = FrameFormat(64, 48, 10, "420")
-    with pytest.raises(InputError, match=r"mix bit depths \[8, 10\]"):
-        build([inputs[0], write_y4m(tmp_path / "deep.y4m", deep, pan(deep, 1))], tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"qindex": (81,)}, "nearest is 80"),
-        ({"qindex": ()}, "at least one"),
-        ({"jobs": 0}, "at least one"),
-        ({"read": ReadOptions(every=0)}, "at least one"),
-    ],
-)
-def test_impossible_configurations(tmp_path, options, expected):
-    with pytest.raises(UsageError, match=expected):
-        build([tmp_path / "a.y4m"], tmp_path, **options)
-
-
 # --- a folder that is not what it should be ------------------------------------------------------------------------
 
 
@@ -228,6 +136,9 @@ def test_other_datasets_are_left_alone(built, inputs, tmp_path):
     before = contents(tmp_path / "copy")
     with pytest.raises(UsageError, match=r"holds a dataset with other pictures \('still'\)"):
         build(inputs[:1], tmp_path / "copy")
+    with pytest.raises(UsageError) as caught:
+        build(inputs[:1], tmp_path / "copy")
+    assert caught.value.hint.startswith("to extend it, name the earlier files beside the new ones")
     for options in ({"qindex": (80,)}, {"encode": EncodeOptions(8)}):
         with pytest.raises(UsageError, match="with other options"):
             build(inputs, tmp_path / "copy", **options)
@@ -254,6 +165,44 @@ def test_damaged_parts_are_encoded_again(built, inputs, tmp_path):
             (out / ".parts" / f"still.q{qindex:03d}.npz").write_bytes(b"PK\x03\x04 half")
     assert build(inputs, out).encodes == 8
     assert contents(out) == contents(built[0])
+
+
+def test_damaged_labels_and_parts_end_in_one_line_or_are_made_again(built, inputs, tmp_path):
+    shutil.copytree(built[0], tmp_path / "copy")
+    path = tmp_path / "copy" / "labels" / "still.npz"
+    store, recipe = Store(tmp_path / "copy"), recipe_of(path)
+    good, rng, refused = path.read_bytes(), random.Random(2), 0
+    with np.load(path) as whole:
+        maps = whole["bsize"]
+    assert store.has_labels(recipe)
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data)
+        try:
+            assert store.has_labels(recipe)
+        except UsageError as error:
+            refused += "is damaged" in error.message
+        else:
+            with np.load(path) as found:
+                assert np.array_equal(found["bsize"], maps), "what is kept is whole"
+    assert refused > 150
+
+
+def recipe_of(path):
+    with np.load(path) as archive:
+        qindex = tuple(int(q) for q in archive["qindex"])
+        return Recipe(path.stem, str(archive["frame_sha256"]), qindex, str(archive["encoder"]))
+
+
+def test_a_part_of_another_size_is_told(built, inputs, tmp_path):
+    recipe = recipe_of(built[0] / "labels" / "still.npz")
+    with Store(tmp_path).opened() as store:
+        for qindex in QINDEX:
+            store.write_part(recipe, qindex, EncodedFrame(np.zeros((8, 8), np.uint8), 99))
+        with pytest.raises(InputError, match="of another size"):
+            store.finish(recipe, np.zeros((50, 75), np.uint8))
 
 
 def test_full_disk(inputs, tmp_path):

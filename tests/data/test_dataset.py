@@ -1,6 +1,7 @@
 """data/dataset.py: what it loads, against a slow twin; and everything it refuses, in a table."""
 
 import io
+import os
 import pickle
 import re
 import zipfile
@@ -12,6 +13,7 @@ from PIL import Image
 
 from data.dataset import SPLITS, class_counts, load_split, open_dataset, write_blocks
 from data.split import check_splits
+from description import BLOCKS, BLOCKS_IN_CONTEXT
 from errors import InputError
 from partition import partitions_from_map
 from tests.helpers import (
@@ -71,7 +73,7 @@ def test_a_split_holds_the_slow_twins_pairs(root, split):
     assert len(found) == len(expected)
     assert np.array_equal(found.blocks[found.block], blocks)
     assert found.qindex.tolist() == list(qindex)
-    assert found.label.tolist() == list(label)
+    assert found.label[:, 0].tolist() == list(label)
     assert [found.pictures[i] for i in found.picture] == list(picture)
     assert len(found.blocks) * 2 == len(found), "a block is stored once for its two encodes"
     assert found.bit_depth == 8 and found.blocks.dtype == np.uint8
@@ -79,7 +81,7 @@ def test_a_split_holds_the_slow_twins_pairs(root, split):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_border_changes_neither_pairs_nor_their_order(root, split):
-    plain, wide = (load_split(open_dataset(root), split, border) for border in (0, 8))
+    plain, wide = (load_split(open_dataset(root), split, task) for task in (BLOCKS, BLOCKS_IN_CONTEXT))
     assert np.array_equal(wide.blocks[:, 8:24, 8:24], plain.blocks) and wide.blocks.shape[1:] == (32, 32)
     for name in ("block", "qindex", "label", "picture"):
         assert np.array_equal(getattr(wide, name), getattr(plain, name))
@@ -88,7 +90,7 @@ def test_a_border_changes_neither_pairs_nor_their_order(root, split):
 
 def test_a_border_holds_the_pictures_own_samples_even_those_of_no_whole_node(root):
     """Picture d is 33x71: right of its second node lies one column more, then that column again."""
-    found = load_split(open_dataset(root), "test", border=8)
+    found = load_split(open_dataset(root), "test", BLOCKS_IN_CONTEXT)
     luma = random_luma(3, 33, 71)
     padded = np.pad(luma, 8, mode="edge")
     for place, block in enumerate(found.blocks):
@@ -194,6 +196,11 @@ def truncate(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
 
 
+def replace_by_fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 def same_picture_elsewhere(root):
     (root / "luma" / "e.png").write_bytes((root / "luma" / "a.png").read_bytes())
     (root / "labels" / "e.npz").write_bytes((root / "labels" / "a.npz").read_bytes())
@@ -260,6 +267,10 @@ REFUSED = {
     "width is a word": (lambda r: edit_index(r, width="wide"), "whole numbers"),
     "width has a fraction": (lambda r: edit_index(r, width="64.0"), "whole numbers"),
     "too small": (lambda r: edit_index(r, height=15), "at least 16x16"),
+    "name with a byte of 0": (lambda r: edit_index(r, name="a\0b"), "no plain file name|cannot be read"),
+    "larger than AV1 has": (lambda r: edit_index(r, width=65537), "at most 65536 a side"),
+    "width of 5,000 digits": (lambda r: edit_index(r, width="9" * 5000), "whole numbers"),
+    "index is a FIFO": (lambda r: ((r / "index.csv").unlink(), os.mkfifo(r / "index.csv")), "is a FIFO"),
     "negative size": (lambda r: edit_index(r, width=-64), "at least 16x16"),
     "bit depth 9": (lambda r: edit_index(r, bit_depth=9), "8, 10 or 12"),
     # one picture, two splits
@@ -305,7 +316,9 @@ REFUSED = {
         lambda r: (edit_index(r, bit_depth=10), save_luma(r, Image.fromarray(random_luma(0, 64, 48, 10)))),
         "mixes bit depths",
     ),
+    "luma is a FIFO": (lambda r: replace_by_fifo(r / "luma" / "a.png"), "is a FIFO"),
     # labels
+    "labels are a FIFO": (lambda r: replace_by_fifo(r / "labels" / "a.npz"), "is a FIFO"),
     "labels missing": (lambda r: (r / "labels" / "a.npz").unlink(), "a.npz is missing"),
     "labels are empty": (lambda r: (r / "labels" / "a.npz").write_bytes(b""), "no label file"),
     "labels are cut short": (lambda r: truncate(r / "labels" / "a.npz", 200), "no label file"),
@@ -354,6 +367,20 @@ def test_refused(root, case):
     assert re.search(message, f"{error.value.message} | {error.value.hint}")
     assert error.value.exit_code == 3
     assert "\n" not in error.value.message
+
+
+def test_pictures_beyond_pillows_limit_are_read(root, monkeypatch):
+    """Frames of more than 179 million samples can be built: they can be opened too. The limit itself is left alone."""
+    expected = load_all(root)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert [len(s) for s in load_all(root)] == [len(s) for s in expected]
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_an_index_with_a_byte_order_mark(root):
+    path = root / "index.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [p.name for p in open_dataset(root).pictures] == list(PICTURES)
 
 
 def test_pickled_objects_are_never_unpickled(root, tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+
 import numpy as np
 import pytest
 
@@ -48,3 +51,12 @@ def test_covered_counts_as_none_in_the_share_that_agrees():
     figure = draw_comparison(np.tile(np.arange(32, dtype=np.uint8), (16, 1)), true, predicted, "a title")
     assert "50 % agree" in figure.axes[1].get_title()
     assert figure.get_suptitle() == "a title"
+
+
+@pytest.mark.parametrize("name", ["a$\\frac$b", "$x", "100% _^{", "画像", "a\nb", "%FF"])
+def test_any_name_stands_above_a_picture(name):
+    """Dollar signs are no formula, and letters that the font lacks give no warning."""
+    luma, nodes = helpers.random_luma(0, 32, 16), np.zeros((1, 2), np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_comparison(luma, nodes, nodes, f"{name}, qindex 80").savefig(io.BytesIO(), format="png")

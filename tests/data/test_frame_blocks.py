@@ -5,6 +5,7 @@ import pytest
 
 from data.cutting import cut_blocks
 from data.frame_blocks import FrameBlocks
+from description import BLOCKS, BLOCKS_IN_CONTEXT
 from frames.frame import FrameFormat
 from tests.helpers import random_luma
 
@@ -19,25 +20,25 @@ def clip(tmp_path):
     return tmp_path / "clip.yuv", planes
 
 
-@pytest.mark.parametrize("border", [0, 8])
+@pytest.mark.parametrize("form", [BLOCKS.input, BLOCKS_IN_CONTEXT.input], ids=["plain", "bordered"])
 @pytest.mark.parametrize("size", [1, 18, 100])
-def test_frames_supply_the_border_themselves(clip, border, size):
+def test_frames_supply_the_border_themselves(clip, form, size):
     path, planes = clip
-    source = FrameBlocks(path, FORM).with_border(border)
+    source = FrameBlocks(path, FORM).with_form(form)
     chunks = list(source.chunks(size))
-    expected = np.concatenate([cut_blocks(plane, border) for plane in planes])
+    expected = np.concatenate([cut_blocks(plane, form) for plane in planes])
     assert np.array_equal(np.concatenate(chunks), expected)
     assert source.count == len(expected) == 27 and source.grid == (3, 3)
 
 
 def test_one_frames_border_is_not_of_the_next(clip):
     path, planes = clip
-    blocks = np.concatenate(list(FrameBlocks(path, FORM).with_border(8).chunks(100)))
+    blocks = np.concatenate(list(FrameBlocks(path, FORM).with_form(BLOCKS_IN_CONTEXT.input).chunks(100)))
     below = blocks[9 + 6, 24:, 8:24]
     assert (below == planes[1][36, :16]).all(), "the last row goes on below frame 1, not frame 2"
 
 
 def test_a_source_keeps_its_own_border(clip):
     source = FrameBlocks(clip[0], FORM)
-    source.with_border(8)
+    source.with_form(BLOCKS_IN_CONTEXT.input)
     assert next(iter(source.chunks(9))).shape == (9, 16, 16)

@@ -11,6 +11,7 @@ import pytest
 from encoder.partition_map import HEADER, UNDECIDED, MapFormat, PartitionMap, leave_edges, read_partition_map
 from encoder.partition_map import write_partition_map as write
 from errors import InputError
+from infer.sessions.c_library import SOURCE_DIR
 from tests.helpers import REPO
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
@@ -25,7 +26,8 @@ def read_in_c(tmp_path_factory):
     program = tmp_path_factory.mktemp("map") / "map_text"
     sources = [Path(__file__).with_name("map_text.c"), REPO / "encoder" / "partition_map.c"]
     sanitisers = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run(["cc", *WARNINGS, *sanitisers, f"-I{REPO / 'encoder'}", "-o", program, *sources], check=True)
+    places = [f"-I{REPO / 'encoder'}", f"-I{SOURCE_DIR}"]
+    subprocess.run(["cc", *WARNINGS, *sanitisers, *places, "-o", program, *sources], check=True)
 
     def read(paths):
         done = subprocess.run([program, *paths], check=True, capture_output=True, text=True)

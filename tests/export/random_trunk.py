@@ -6,8 +6,8 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
-
 from train.backbones.trunks import Trunk
+
 from train.layers import BasicBlock, ConvBN, Film, SpatialAttention, SqueezeExcite
 
 CHANNELS = (4, 8, 12)

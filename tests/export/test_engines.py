@@ -9,14 +9,9 @@ import shutil
 import signal
 import sys
 
+import export.engines
 import onnx
 import pytest
-
-import export.engines
-from bundle import open_bundle
-from errors import ArtefactError, MissingComponentError, UsageError
-from export.engine_builder import EngineTask, build_engine
-from export.engine_types import PRODUCTS
 from export.engines import (
     EngineOptions,
     build_engines,
@@ -25,6 +20,11 @@ from export.engines import (
     parse_compute_capabilities,
     previous_engines,
 )
+
+from bundle import open_bundle
+from errors import ArtefactError, MissingComponentError, UsageError
+from export.engine_builder import EngineTask, build_engine
+from export.engine_types import PRODUCTS
 from files import sha256_of
 from infer.sessions.cuda import Gpu
 from infer.sessions.engine_record import EngineRecord

@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from export.package import check_package_device
 
 import infer.sessions.package_record
 from bundle import BundleFile, open_bundle
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
-from export.package import check_package_device
 from files import sha256_of
 from infer.open import open_session
 from infer.parity import compare, judge

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from export.engines import EngineOptions
 
 import export.run
 from bundle import TOOLKIT_VERSION, open_bundle
 from compiler.flops import multiply_adds
 from errors import MissingComponentError, ParityError, UsageError
 from export.certify import reference_set, sample_pairs
-from export.engines import EngineOptions
 from export.run import ExportTask, export_run, semantics
 from files import sha256_of
 from infer.open import open_session

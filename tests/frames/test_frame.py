@@ -218,7 +218,8 @@ def test_video_through_pyav(tmp_path, pixel_format, size):
 def test_other_pixel_formats_become_420(tmp_path):
     planes = [random_luma(i, 48, 32) for i in range(3)]
     encode_lossless(tmp_path / "a.mkv", [[np.dstack([*planes, planes[0]]).reshape(32, -1)]], "bgr0", 48, 32)
-    assert open_frames(tmp_path / "a.mkv").format == FrameFormat(48, 32, 8, "420")
+    source = open_frames(tmp_path / "a.mkv")
+    assert source.format == FrameFormat(48, 32, 8, "420") and source.notes == ("its bgr0 is converted to yuv420p",)
 
 
 def test_video_without_a_whole_frame(tmp_path):

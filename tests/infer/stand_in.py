@@ -5,7 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from description import BLOCKS, InputForm, Task, level_of
 from infer.session import Prediction, SessionInfo
+
+TOY = Task("toy", InputForm(32), (level_of(32), level_of(8)))
+"""Nodes of two sizes, with types of two kinds: one of 32, sixteen of 8."""
 
 INFO = SessionInfo("stand-in", "1", "cpu", "none", "fp32", "nothing")
 
@@ -33,6 +37,26 @@ class StandInSession:
         return Prediction(np.zeros((len(blocks), 14), np.float32), probability, partition)
 
 
+class ToySession:
+    """Answers task TOY with numbers drawn from each block's first two samples."""
+
+    info = INFO
+
+    def predict(self, blocks, qindex):
+        return toy_prediction(blocks)
+
+
+def toy_prediction(blocks):
+    """Of each block, by its first two samples: probabilities that sum to 1 for each node, and the likeliest."""
+    rows = []
+    for block in blocks:
+        rng = np.random.default_rng(int(block[0, 0]) + 256 * int(block[0, 1]))
+        parts = [rng.dirichlet(np.ones(len(level.types)), TOY.nodes_of(level)) for level in TOY.levels]
+        rows.append(np.concatenate([part.ravel() for part in parts]))
+    probability = np.array(rows, np.float32)
+    return Prediction(np.zeros((len(rows), TOY.logits), np.float32), probability, TOY.likeliest(probability))
+
+
 class ArraySource:
     """Blocks of an array; `known` says whether their number is told before."""
 
@@ -48,7 +72,7 @@ class ArraySource:
     def reader(self):
         return None
 
-    def with_border(self, border):
+    def with_form(self, form):
         return self
 
     def chunks(self, size, reuse=0):
@@ -68,7 +92,7 @@ def main() -> None:
     from infer.predict import PredictTask, predict_source
 
     path, qindex, output, known = sys.argv[1:]
-    infer.predict.open_bundle = lambda root: SimpleNamespace(manifest=SimpleNamespace(border=0))
+    infer.predict.open_bundle = lambda root: SimpleNamespace(manifest=SimpleNamespace(task=BLOCKS))
     infer.predict.open_session = lambda *_: StandInSession()
     source = open_blocks(Path(path))
     if known == "unknown":
@@ -91,7 +115,7 @@ class Uncounted:
         self.bit_depth, self.grid = source.bit_depth, None
         self.chunks, self.describe = source.chunks, source.describe
 
-    def with_border(self, border):
+    def with_form(self, form):
         return self
 
 

@@ -1,10 +1,12 @@
 """infer/block_file.py: every good file read as numpy.load reads it, every other refused (more: test_bad_input.py)."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from description import BLOCKS, BLOCKS_IN_CONTEXT, InputForm
 from errors import InputError
 from infer.block_file import open_blocks, read_qindex
 
@@ -43,17 +45,17 @@ def test_bordered_blocks_are_told_by_their_shape(tmp_path, channel, dtype, bit_d
     assert (file.side, file.count) == (32, 7) and "blocks of 32x32" in file.describe()
     np.testing.assert_array_equal(np.concatenate(list(file.chunks(3))), array)
     np.testing.assert_array_equal(np.concatenate([c.copy() for c in file.chunks(3, reuse=1)]), array)
-    assert file.with_border(8) is file
+    assert file.with_form(BLOCKS_IN_CONTEXT.input) is file
     with pytest.raises(InputError, match="blocks of 32x32, the model reads 16x16") as error:
-        file.with_border(0)
+        file.with_form(BLOCKS.input)
     assert "8:24" in error.value.hint
 
 
 def test_plain_blocks_are_no_bordered_ones(tmp_path):
     file = open_blocks(write(tmp_path / "b.npy", np.zeros((2, 16, 16), np.uint8)))
-    assert file.with_border(0) is file and file.side == 16
+    assert file.with_form(BLOCKS.input) is file and file.side == 16
     with pytest.raises(InputError, match="blocks of 16x16, the model reads 32x32") as error:
-        file.with_border(8)
+        file.with_form(BLOCKS_IN_CONTEXT.input)
     assert "--border 8" in error.value.hint
 
 
@@ -70,11 +72,65 @@ def test_a_reader_fills_arrays_of_the_callers(tmp_path, size, side):
     assert open_blocks(write(tmp_path / "wide.npy", array.astype("<u2"))).reader() is None
 
 
-def test_bytes_behind_the_array_are_not_read(tmp_path):
-    array = RNG.integers(0, 256, (3, 16, 16), np.uint8)
-    path = write(tmp_path / "b.npy", array)
-    path.write_bytes(path.read_bytes() + b"\xff" * 999)
-    np.testing.assert_array_equal(np.concatenate(list(open_blocks(path).chunks(2))), array)
+@pytest.mark.parametrize("behind", [b"\xff", b"\xff" * 999])
+def test_bytes_behind_the_array_are_refused(tmp_path, behind):
+    path = write(tmp_path / "b.npy", RNG.integers(0, 256, (3, 16, 16), np.uint8))
+    path.write_bytes(path.read_bytes() + behind)
+    with pytest.raises(InputError, match=f"{len(behind)} bytes behind its array"):
+        open_blocks(path)
+    values = write(tmp_path / "q.npy", np.zeros(3, np.uint8))
+    values.write_bytes(values.read_bytes() + behind)
+    with pytest.raises(InputError, match="behind its array"):
+        read_qindex(str(values), 3)
+
+
+def test_a_second_array_in_the_file_is_not_half_a_file(tmp_path):
+    with (tmp_path / "b.npy").open("wb") as file:
+        for _ in range(2):
+            np.save(file, np.zeros((40, 16, 16), np.uint8))
+    with pytest.raises(InputError, match="behind its array") as error:
+        open_blocks(tmp_path / "b.npy")
+    assert "concatenate" in error.value.hint
+
+
+def test_an_archive_named_as_an_array_is_told(tmp_path):
+    np.savez(tmp_path / "b.npz", blocks=np.zeros((2, 16, 16), np.uint8))
+    (tmp_path / "b.npz").rename(tmp_path / "b.npy")
+    with pytest.raises(InputError, match=r"is an \.npz archive") as error:
+        open_blocks(tmp_path / "b.npy")
+    assert "numpy.save" in error.value.hint
+
+
+@pytest.mark.parametrize("length", [1 << 17, (1 << 32) - 1])
+def test_a_header_that_claims_gigabytes_is_not_given_them(tmp_path, length):
+    path = tmp_path / "b.npy"
+    with path.open("wb") as file:
+        file.write(b"\x93NUMPY\x02\x00" + length.to_bytes(4, "little"))
+        file.truncate(5 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="header has"):
+            open_blocks(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("side", [1, 48, 64, 80])
+def test_square_blocks_of_any_side_are_opened(tmp_path, side):
+    array = RNG.integers(0, 256, (3, side, side), np.uint8)
+    file = open_blocks(write(tmp_path / "b.npy", array))
+    assert file.side == side
+    np.testing.assert_array_equal(np.concatenate(list(file.chunks(2))), array)
+
+
+@pytest.mark.parametrize(("side", "form"), [(64, BLOCKS.input), (16, InputForm(64)), (32, InputForm(64, 8))])
+def test_superblocks_are_no_blocks_and_the_other_way_round(tmp_path, side, form):
+    file = open_blocks(write(tmp_path / "b.npy", np.zeros((2, side, side), np.uint8)))
+    with pytest.raises(InputError, match=f"blocks of {side}x{side}, the model reads {form.side}x{form.side}") as error:
+        file.with_form(form)
+    assert error.value.hint
+    assert file.with_form(InputForm(side)) is file
 
 
 @pytest.mark.parametrize(("bit_depth", "top"), [(8, 255), (10, 1023), (12, 4095)])

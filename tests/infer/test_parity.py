@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from description import BLOCKS, level_of
 from errors import ParityError
-from infer.parity import BIN_EDGES, TOLERANCES, Flip, ParityReport, compare, judge, require
-from partition import COVERED, PARTITION_NAMES
-from train.measures import metrics
+from infer.parity import BIN_EDGES, TOLERANCES, Flip, ParityReport, compare, compare_levels, judge, require
+from partition import COVERED, OUTSIDE, PARTITION_NAMES
+from tests.infer.stand_in import TOY
+from train.measures.judgement import evaluate_logits, level_reports
 
 
 def softmax(values):
@@ -140,7 +142,7 @@ def test_log_loss_and_macro_f1_change_as_the_metrics_do(real_blocks):
     reference = rng.normal(0, 1, (2048, 14)).astype(np.float32)
     logits = reference + rng.normal(0, 0.5, reference.shape).astype(np.float32)
     qindex = real_blocks[1]
-    before, after = (metrics.evaluate_logits(z, qindex, label)["all"] for z in (reference, logits))
+    before, after = (evaluate_logits(z, qindex, label[:, None], BLOCKS)["all"] for z in (reference, logits))
     found = compare(reference, logits, qindex, label=label)
     assert found.log_loss == pytest.approx(after["log_loss"] - before["log_loss"], abs=1e-12)
     assert found.macro_f1 == pytest.approx(after["macro_f1"] - before["macro_f1"], abs=1e-12)
@@ -180,6 +182,68 @@ def test_what_is_not_finite_is_no_parity(bad, side):
 def test_what_cannot_be_compared_is_no_parity(shapes):
     with pytest.raises(ParityError, match="cannot be compared"):
         compare(*(np.zeros(s, np.float32) for s in shapes))
+
+
+# --- several levels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Reference and artefact on 300 blocks of task TOY, their qindex, rows and labels, a fifth of these OUTSIDE."""
+    rng = np.random.default_rng(5)
+    reference = rng.normal(0, 2, (300, TOY.logits)).astype(np.float32)
+    logits = reference + rng.normal(0, 0.2, reference.shape).astype(np.float32)
+    label = rng.integers(0, 4, (300, TOY.nodes)).astype(np.uint8)
+    label[rng.random(label.shape) < 0.2], label[rng.random(label.shape) < 0.2] = COVERED, OUTSIDE
+    return reference, logits, rng.integers(0, 256, 300).astype(np.uint8), rng.permutation(300), label
+
+
+def test_levels_are_compared_node_by_node(toy):
+    reference, logits, qindex, block, label = toy
+    found = compare_levels(reference, logits, TOY, qindex, block, label)
+    assert list(found) == ["_32", "_8"]
+    starts = {"_32": (0, 14, 0, 1), "_8": (14, TOY.levels[1].logits, 1, 16)}
+    for suffix, level in zip(found, TOY.levels, strict=True):
+        first, width, node, nodes = starts[suffix]
+        rows = [(i, n) for i in range(300) for n in range(nodes) if label[i, node + n] != OUTSIDE]
+        pair = [np.array([a[i, first + width * n :][:width] for i, n in rows]) for a in (reference, logits)]
+        of_block = np.array([i for i, _ in rows])
+        given = np.array([label[i, node + n] for i, n in rows])
+        assert found[suffix] == compare(*pair, qindex[of_block], block[of_block], given, level)
+        assert found[suffix].count == len(rows) and found[suffix].flips > 5
+    names = {f.found for f in found["_8"].flipped} | set(found["_8"].by_class)
+    assert names == {p.name for p in TOY.levels[1].types}
+
+
+def test_without_labels_every_node_counts(toy):
+    reference, logits, qindex, _, _ = toy
+    found = compare_levels(reference, logits, TOY, qindex)
+    assert {suffix: report.count for suffix, report in found.items()} == {"_32": 300, "_8": 4800}
+    assert all(report.log_loss is None for report in found.values())
+
+
+def test_log_loss_of_a_level_of_four_types_changes_as_the_metrics_do(toy):
+    reference, logits, qindex, _, label = toy
+    found = compare_levels(reference, logits, TOY, qindex, label=label)
+    before, after = (level_reports(evaluate_logits(z, qindex, label, TOY), TOY) for z in (reference, logits))
+    for level in TOY.levels:
+        report, size = found[TOY.suffix(level)], level.node_size
+        for name in ("log_loss", "macro_f1"):
+            change = after[size]["all"][name] - before[size]["all"][name]
+            assert getattr(report, name) == pytest.approx(change, abs=1e-12)
+
+
+def test_a_block_of_one_node_has_one_report_without_a_suffix():
+    reference, logits = flipping(0.01)
+    found = compare_levels(reference, logits, BLOCKS, np.zeros(len(logits), np.uint8))
+    assert list(found) == [""] and found[""].flips == 1
+
+
+def test_logits_of_another_level_cannot_be_compared(toy):
+    with pytest.raises(ParityError, match="cannot be compared"):
+        compare(np.zeros((5, 14), np.float32), np.zeros((5, 14), np.float32), level=level_of(8))
+    with pytest.raises(ParityError, match="cannot be compared"):
+        compare_levels(toy[0][:, :14], toy[1][:, :14], TOY, toy[2])
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

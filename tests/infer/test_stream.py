@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from errors import DeviceError, InputError, OutputError
+from description import BLOCKS
+from errors import ArtefactError, DeviceError, InputError, OutputError
 from infer.block_file import open_blocks
 from infer.result import partial_path, result_file
 from infer.session import Prediction
@@ -26,7 +28,7 @@ def blocks_of(count):
 
 
 def predict(source, qindex, output, session=None, progress=lambda *_: None):
-    return predict_stream(source, qindex, session or StandInSession(), output, progress)
+    return predict_stream(source, qindex, session or StandInSession(), output, progress, BLOCKS)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -44,7 +46,7 @@ def test_the_result_is_what_the_session_said_in_order(tmp_path, known, count, ea
         np.testing.assert_array_equal(result["partition"], partition)
         np.testing.assert_array_equal(result["probability"], probability)
     assert summary.blocks == count and summary.output == tmp_path / "out.npz" and summary.seconds > 0
-    np.testing.assert_array_equal(summary.counts, np.bincount(partition, minlength=len(Partition)))
+    np.testing.assert_array_equal(summary.counts, [np.bincount(partition, minlength=len(Partition))])
     assert max(session.batches) <= BATCH and len(session.batches) == -(-count // BATCH)
     assert [p.name for p in tmp_path.iterdir()] == ["out.npz"]
 
@@ -178,12 +180,53 @@ def test_a_disk_that_fills_up_anywhere_leaves_nothing(tmp_path, known, size, rec
 
 def test_a_session_that_fails_does_not_blame_the_disk(tmp_path):
     def fail():
-        with result_file(tmp_path / "out.npz", 3):
+        with result_file(tmp_path / "out.npz", BLOCKS, 3):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert not list(tmp_path.iterdir())
+
+
+# --- what is no prediction --------------------------------------------------------------------------------------------
+
+
+class NotFinite(StandInSession):
+    """Gives one probability that is none, in the second batch."""
+
+    def __init__(self, value, precision="fp32"):
+        super().__init__()
+        self.value, self.info = value, replace(StandInSession.info, precision=precision)
+
+    def predict(self, blocks, qindex):
+        prediction = super().predict(blocks, qindex)
+        if len(self.batches) == 2:
+            prediction.probability[-1, -1] = self.value
+        return prediction
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("precision", "hint"), [("fp32", "export again"), ("fp16", "--precision fp32")])
+def test_probabilities_that_are_none_are_not_written(tmp_path, value, precision, hint):
+    with pytest.raises(ArtefactError, match="not finite") as error:
+        predict(ArraySource(blocks_of(3 * BATCH)), 3, tmp_path / "out.npz", NotFinite(value, precision))
+    assert hint in error.value.hint
+    with np.load(tmp_path / "out.partial.npz") as saved:
+        assert np.isfinite(saved["probability"]).all() and len(saved["partition"]) == BATCH
+    assert not (tmp_path / "out.npz").exists()
+
+
+class Huge(ArraySource):
+    """A frame so large that it comes as one chunk of many blocks."""
+
+    def chunks(self, size, reuse=0):
+        yield self._blocks
+
+
+def test_a_huge_frame_is_predicted_in_parts_between_which_an_interrupt_is_heard(tmp_path):
+    blocks, session = np.broadcast_to(np.uint8(5), (200_000, 16, 16)), StandInSession()
+    predict(Huge(blocks, (400, 500)), 3, tmp_path / "out.npz", session)
+    assert session.batches == [65536, 65536, 65536, 200_000 - 3 * 65536]
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

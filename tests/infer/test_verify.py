@@ -2,6 +2,8 @@
 
 import io
 import json
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -237,6 +239,56 @@ def test_a_reference_of_another_form_is_corrupt(bundle, case):
     rewrite_reference(bundle, REFERENCES[case])
     with pytest.raises(ArtefactError, match="is no reference"):
         verify_bundle(bundle, lambda _: None)
+
+
+def test_a_bomb_in_the_reference_is_not_unpacked(bundle):
+    """A few megabytes that say that they are four gigabytes of blocks."""
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (1 << 24, 16, 16)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with np.load(bundle / "reference.npz") as archive:
+        arrays = {name: archive[name].copy() for name in archive}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("blocks.npy", "w", force_zip64=True) as member:
+            member.write(header.getvalue())
+            for _ in range(64):
+                member.write(bytes(1 << 26))
+        for name in ("qindex", "logits"):
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, arrays[name])
+    rewrite(bundle / "reference.npz", buffer.getvalue())
+    edit(bundle, lambda v: v["files"]["reference.npz"].update(sha256=sha256_of(bundle / "reference.npz")))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtefactError, match="is no reference"):
+            read_reference(open_bundle(bundle))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()
+
+
+def test_machine_code_is_listed_and_runs_only_if_someone_says_so(bundle, monkeypatch):
+    rewrite(bundle / "model.pt2", b"code")
+    package = {"runtime": "aotinductor", "version": "1", "device": "cpu", "target": "avx2", "command": "export"}
+    entry = {"sha256": sha256_of(bundle / "model.pt2"), "kind": "package", "precision": "fp32", "input": "uint8"}
+    edit(bundle, lambda v: v["files"].update({"model.pt2": entry | {"steps": [], "package": package}}))
+    asked = []
+
+    def opened(bundle, runtime, options):
+        if runtime == "aotinductor" and options.run_code:
+            asked.append(runtime)
+            raise MissingComponentError("stopped here")
+        return open_session(bundle, runtime, options)
+
+    monkeypatch.setattr(infer.verify, "open_session", opened)
+    result = verify_bundle(bundle, lambda _: None)
+    result.raise_failures()
+    [check] = [c for c in result.checks if c.file == "model.pt2"]
+    assert check.found is None and not asked
+    assert "machine code" in check.not_run and "--run-packages" in check.not_run
+    verify_bundle(bundle, lambda _: None, run_code=True)
+    assert asked == ["aotinductor"]
 
 
 def test_a_bundle_without_reference_is_not_verified(bundle):

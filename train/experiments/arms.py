@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,4 +197,4 @@ EXPERIMENTS = {
 
 def recipe_json(config: TrainConfig) -> dict[str, Any]:
     """A configuration as it stands in a result file."""
-    return json.loads(json.dumps(asdict(config)))
+    return json.loads(json.dumps(config.to_json()))

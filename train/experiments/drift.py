@@ -28,7 +28,8 @@ class DriftMeter:
     def _features_of(self, model: PartitionModel) -> Tensor:
         model.eval()
         body, embedding = model.body(self._batch.blocks, self._batch.qindex, self._bit_depth)
-        return model.stage1_features(body, embedding).double()
+        pairs = len(self._batch.label)
+        return torch.cat([f.reshape(pairs, -1) for f in model.stage1_features(body, embedding)], 1).double()
 
     @torch.no_grad()
     def measure(self, model: PartitionModel) -> dict[str, float]:

@@ -23,7 +23,7 @@ from files import write_atomically
 from machine import machine
 from progress import Announce, Progress
 from train.checkpoint import RUN_FILE, open_run, save_run
-from train.config import TrainConfig
+from train.config import TrainConfig, settings_of_today
 from train.distributed import world
 from train.experiments.arms import Arm, Experiment, ExperimentSettings, recipe_json, stage1_config
 from train.experiments.one_run import Data, run_arm, run_stage1
@@ -62,8 +62,8 @@ class Task:
         """
         try:
             found = json.loads(self.path.read_text())
-            # Results from before there was a border had none.
-            found["identity"].get("config", {}).get("model", {}).setdefault("border", 0)
+            if "config" in found["identity"]:
+                found["identity"]["config"] = settings_of_today(found["identity"]["config"])
             other = [name for name, value in self.identity.items() if found["identity"].get(name) != value]
         except FileNotFoundError:
             return None

@@ -16,12 +16,13 @@ from train.distributed import World
 from train.experiments.drift import DriftMeter
 from train.experiments.subset import partitioned
 from train.loop import StageLoop, predict_logits
-from train.measures.metrics import head_metrics
+from train.measures.judgement import all_heads
 from train.model import PartitionModel
-from train.stages import plain_copy
+from train.stage_net import plain_copy
+from train.stages import STAGES
 
 DRIFT_PAIRS = 1024
-SHARED = ("trunk.", "embedding.", "heads.stage1.")
+FIRST, SECOND = STAGES[:2]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def run_stage1(config: TrainConfig, data: Data) -> tuple[PartitionModel, dict[st
     """Stage 1 to its last epoch: the model on the CPU, and the history."""
     torch.manual_seed(config.seed)
     device = data.train.device
-    loop = StageLoop(PartitionModel(config.model), 1, config, data.train, data.val, World(0, 1, device))
+    loop = StageLoop(PartitionModel(config.model), FIRST, config, data.train, data.val, World(0, 1, device))
     for _ in loop.epochs(_silent):
         pass
     return plain_copy(loop.net.model), {"history": loop.state.history}
@@ -67,10 +68,11 @@ def run_arm(config: TrainConfig, stage1: PartitionModel, data: Data) -> dict[str
     start = time.perf_counter()
     torch.manual_seed(config.seed)
     model = PartitionModel(config.model)
-    shared = {name: t for name, t in stage1.state_dict().items() if name.startswith(SHARED)}
+    kept = SECOND.kept(config.model.task)
+    shared = {name: t for name, t in stage1.state_dict().items() if name.startswith(kept)}
     model.load_state_dict(model.state_dict() | shared, strict=True)
     device = data.train.device
-    loop = StageLoop(model, 2, config, data.train2, data.val2, World(0, 1, device))
+    loop = StageLoop(model, SECOND, config, data.train2, data.val2, World(0, 1, device))
     net = loop.net.model
     before = _macro_f1(net, data.val, "stage1")
     fixed = np.linspace(0, len(data.val2) - 1, min(DRIFT_PAIRS, len(data.val2))).astype(np.int64)
@@ -80,17 +82,17 @@ def run_arm(config: TrainConfig, stage1: PartitionModel, data: Data) -> dict[str
         drift.append(meter.measure(net))
     loop.restore_best()
     state = loop.state
-    kept = state.history[state.best_epoch - 1]
+    best = state.history[state.best_epoch - 1]
     train_f1 = _macro_f1(net, data.train2, "macro")
     return {
-        "macro_f1": kept["val_macro_f1"],
-        "log_loss": kept["val_loss"],
+        "macro_f1": best["val_macro_f1"],
+        "log_loss": best["val_loss"],
         "train_macro_f1": train_f1,
-        "gap": train_f1 - kept["val_macro_f1"],
+        "gap": train_f1 - best["val_macro_f1"],
         "last_macro_f1": state.history[-1]["val_macro_f1"],
         "best_epoch": state.best_epoch,
         "epochs_run": state.epoch,
-        "loss_variance": kept["train_loss_variance"],
+        "loss_variance": best["train_loss_variance"],
         "drift": drift,
         "stage1_before": before,
         "stage1_after": _macro_f1(net, data.val, "stage1"),
@@ -100,7 +102,7 @@ def run_arm(config: TrainConfig, stage1: PartitionModel, data: Data) -> dict[str
 
 
 def _macro_f1(model: PartitionModel, pairs: DeviceBlocks, head: str) -> float:
-    return head_metrics(predict_logits(model, pairs), pairs.label.cpu().numpy())[head]["macro_f1"]
+    return all_heads(predict_logits(model, pairs), pairs.label.cpu().numpy(), pairs.task)[head]["macro_f1"]
 
 
 def _silent(done: int, total: int, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The fixed part of a dataset that experiments train on, cut once and kept as one file for all processes."""
+"""The fixed part of a dataset's blocks that experiments train on, cut once and kept as one file for all processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import BlockSet
+from description import BLOCKS
 from errors import ArtefactError, InputError
 from files import atomic_file
 from partition import COVERED, Partition
@@ -40,7 +41,7 @@ def draw_nodes(pairs: BlockSet, count: int) -> BlockSet:
     Raises:
         InputError: if there is no node.
     """
-    nodes = np.flatnonzero(pairs.label != COVERED)
+    nodes = np.flatnonzero(pairs.label[:, 0] != COVERED)
     if not len(nodes):
         raise InputError("the dataset has no 16x16 node", "an experiment needs blocks that an encoder split or kept")
     return take(pairs, np.sort(np.random.default_rng(0).permutation(nodes)[:count]))
@@ -48,8 +49,8 @@ def draw_nodes(pairs: BlockSet, count: int) -> BlockSet:
 
 def partitioned(pairs: BlockSet) -> BlockSet:
     """The pairs that stage 2 has a say in."""
-    keep = (pairs.label != COVERED) & (pairs.label != Partition.NONE)
-    return take(pairs, np.flatnonzero(keep))
+    label = pairs.label[:, 0]
+    return take(pairs, np.flatnonzero((label != COVERED) & (label != Partition.NONE)))
 
 
 def write_pairs(path: Path, train: BlockSet, val: BlockSet) -> None:
@@ -73,7 +74,7 @@ def read_pairs(path: Path) -> tuple[BlockSet, BlockSet]:
         with np.load(path, allow_pickle=False) as file:
             depth = file["bit_depth"]
             train, val = (
-                BlockSet(**{n: file[f"{split}_{n}"] for n in ARRAYS}, pictures=(), bit_depth=int(d))
+                BlockSet(task=BLOCKS, **{n: file[f"{split}_{n}"] for n in ARRAYS}, pictures=(), bit_depth=int(d))
                 for split, d in zip(("train", "val"), depth, strict=True)
             )
     except (OSError, KeyError, ValueError, EOFError) as error:

@@ -128,18 +128,44 @@ def level_reports(evaluation: Mapping[str, Any], task: Task) -> dict[int, Mappin
     Args:
         evaluation: may be empty, or lack levels.
         task: whose it is.
+
+    Raises:
+        ValueError: if there are none where they should be.
     """
-    if task.one_node:
-        return {task.levels[0].node_size: evaluation} if evaluation else {}
-    levels = evaluation.get("levels", {})
-    return {level.node_size: levels[str(level.node_size)] for level in task.levels if str(level.node_size) in levels}
+    levels = {str(task.levels[0].node_size): evaluation} if task.one_node else evaluation.get("levels", {})
+    if not isinstance(levels, Mapping) or not all(isinstance(report, Mapping) for report in levels.values()):
+        raise ValueError("its metrics are no reports of levels")
+    sizes = [level.node_size for level in task.levels]
+    return {size: levels[str(size)] for size in sizes if levels.get(str(size))}
 
 
-def recorded_fits(evaluation: Mapping[str, Any], task: Task) -> dict[int, Fits]:
+def recorded_fits(evaluation: object, task: Task) -> dict[int, Fits]:
     """Thresholds and rules that a run.json's evaluation or a manifest's metrics hold, by node size.
 
     Raises:
         ValueError: if they are malformed.
     """
-    reports = level_reports(evaluation, task)
-    return {size: Fits(recorded_keep(report), recorded_decision(report)) for size, report in reports.items()}
+    if not isinstance(evaluation, Mapping):
+        raise ValueError("its metrics are no object")
+    fits = {}
+    for size, report in level_reports(evaluation, task).items():
+        fits[size] = Fits(recorded_keep(report), recorded_decision(report))
+        decision, types = fits[size].decision, len(task.level(size).types)
+        if decision is not None and len(decision.gain) != types:
+            raise ValueError(f"its decision rule is of {len(decision.gain)} types, not of {types}")
+    return fits
+
+
+def all_heads(logits: NDArray[np.floating], label: NDArray[np.integer], task: Task) -> dict[str, dict[str, float]]:
+    """head_metrics of every head of every level, by its name in PartitionModel.heads.
+
+    Args:
+        logits: float [M, task.logits].
+        label: partition id, COVERED or OUTSIDE of each node, integer [M, task.nodes].
+        task: whose arrays these are.
+    """
+    return {
+        name + task.suffix(rows.level): metrics
+        for rows in level_rows(logits, label, task)
+        for name, metrics in head_metrics(rows.logits, rows.label, rows.level).items()
+    }

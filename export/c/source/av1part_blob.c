@@ -49,7 +49,8 @@ static void sha256_block(uint32_t state[8], const unsigned char *at)
 
 void av1part_sha256(const void *content, size_t size, unsigned char hash[32])
 {
-    uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                         0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     const unsigned char *bytes = content;
     unsigned char last[128] = {0};
     const size_t rest = size % 64, padded = rest < 56 ? 64 : 128;

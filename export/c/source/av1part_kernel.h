@@ -1,4 +1,5 @@
-/* Runs a program on a batch of blocks. Included by av1part.c once or twice for each set of instructions, which defines
+/* Runs a program on a batch of blocks. Included by av1part_kernels.c once or twice for each set of instructions, which
+ * defines
  *
  *     NAME(x)   names a function for these instructions        V, I      vectors of W floats, of W 32-bit integers
  *     TARGET    its attribute                                  OUTS      sums side by side: 4 or 8
@@ -38,7 +39,7 @@
 #define SAVE(l) save[l] = a##l;
 #else
 #define SUMS(l) a##l##0 = {0}, a##l##1 = {0}
-#define OPERANDS(T) /* a blob need not lie where vectors should */                                                      \
+#define OPERANDS(T) /* a blob need not lie where vectors should */                                                     \
     T w0, w1;                                                                                                          \
     memcpy(&w0, v, sizeof w0), memcpy(&w1, v + next, sizeof w1);
 #define STEP(l)                                                                                                        \
@@ -63,7 +64,8 @@
         const V w = ALL(v[o]);                                                                                         \
         a##o##0 += x0 * w, a##o##1 += x1 * w, a##o##2 += x2 * w;                                                       \
     }
-#define BYTE_STEP(o) a##o##0 = DOT(a##o##0, x0, v[o]), a##o##1 = DOT(a##o##1, x1, v[o]), a##o##2 = DOT(a##o##2, x2, v[o]);
+#define BYTE_STEP(o)                                                                                                   \
+    a##o##0 = DOT(a##o##0, x0, v[o]), a##o##1 = DOT(a##o##1, x1, v[o]), a##o##2 = DOT(a##o##2, x2, v[o]);
 #define SAVE(o) save[3 * o] = a##o##0, save[3 * o + 1] = a##o##1, save[3 * o + 2] = a##o##2;
 #endif
 #if OUTS == 8
@@ -105,14 +107,15 @@ TARGET static void NAME(turn)(float *tile)
 #define TURN
 #endif
 
-TARGET ALONE static void NAME(sum_floats)(const float *from, const void *weights, const uint32_t *runs, float *tile NEXT)
+TARGET ALONE static void NAME(sum_floats)(const float *from, const void *weights, const uint32_t *runs,
+                                          float *tile NEXT)
 {
     SUM_RUNS(V, float, STEP)
     TURN
 }
 
 TARGET ALONE static void NAME(sum_bytes)(const float *from, const void *weights, const uint32_t *runs, float *tile,
-                                   const float *unit NEXT)
+                                         const float *unit NEXT)
 {
     SUM_RUNS(I, int32_t, BYTE_STEP)
     TURN
@@ -236,9 +239,10 @@ TARGET static void NAME(run)(const struct av1part_model *model, float *arena, si
                 NAME(maximum)(model, op, slots);
             } else if (op->kind == APPLY) {
                 float out[TOGETHER * LANES];
-                for (uint32_t i = 0; i < op->out; i += TOGETHER)
-                    NAME(finish)(op, slots, i, op->out - i < TOGETHER ? op->out - i : TOGETHER, NULL,
-                                 slots + (size_t)(op->from + i) * LANES, out);
+                for (uint32_t i = 0; i < op->out; i += TOGETHER) {
+                    const uint32_t count = op->out - i < TOGETHER ? op->out - i : TOGETHER;
+                    NAME(finish)(op, slots, i, count, NULL, slots + (size_t)(op->from + i) * LANES, out);
+                }
             } else {
                 const float *table = (const float *)(const void *)(model->words + op->weights);
                 for (uint32_t l = 0; l < LANES; l++) {

@@ -143,14 +143,14 @@ typedef int32_t int16 __attribute__((vector_size(64), may_alias));
 #include "av1part_kernel.h"
 #endif
 
-#define ANY {SIZE_MAX, SIZE_MAX}
+#define ANY SIZE_MAX, SIZE_MAX
 static const struct kernel KERNELS[] = {
 #if defined(X86)
-    {"avx512vnni", {{4, run_few_avx2, {4, 0}}, {8, run_few_avx512vnni, {24, 16}}, {48, run_avx512vnni, ANY}}},
-    {"avx512", {{4, run_few_avx2, {4, 4}}, {8, run_few_avx512, {24, 24}}, {48, run_avx512, ANY}}},
-    {"avx2", {{4, run_few_avx2, {16, 16}}, {24, run_avx2, ANY}}},
+    {"avx512vnni", {{4, run_few_avx2, {4, 0}}, {8, run_few_avx512vnni, {24, 16}}, {48, run_avx512vnni, {ANY}}}},
+    {"avx512", {{4, run_few_avx2, {4, 4}}, {8, run_few_avx512, {24, 24}}, {48, run_avx512, {ANY}}}},
+    {"avx2", {{4, run_few_avx2, {16, 16}}, {24, run_avx2, {ANY}}}},
 #endif
-    {"base", {{3 * BASE, run_base, ANY}}},
+    {"base", {{3 * BASE, run_base, {ANY}}}},
 };
 
 static int runs_here(const char *name)

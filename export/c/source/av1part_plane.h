@@ -126,8 +126,8 @@ static void answer_block(const struct answer *to, const struct source *from, con
     if (to->probability)
         memcpy(to->probability + block * level->types, probability, level->types * sizeof *probability);
     if (to->masks)
-        to->masks[block] = (av1part_mask)(straddles(from, block) ? AV1PART_UNDECIDED
-                                                                 : mask_of(level, probability, to->threshold));
+        to->masks[block] =
+            (av1part_mask)(straddles(from, block) ? AV1PART_UNDECIDED : mask_of(level, probability, to->threshold));
 }
 
 #define TEXT_OF(number) #number
@@ -136,26 +136,16 @@ static void answer_block(const struct answer *to, const struct source *from, con
 static const char *message_of(int code)
 {
     switch (code) {
-    case 0:
-        return "done";
-    case AV1PART_E_INVALID:
-        return "an argument is out of range, or a pointer that is needed is null or not aligned";
-    case AV1PART_E_IO:
-        return "the file cannot be read";
-    case AV1PART_E_CORRUPT:
-        return "no blob of av1part, or not as it was written";
-    case AV1PART_E_FOREIGN:
-        return "a model of another version or for another machine";
-    case AV1PART_E_MEMORY:
-        return "no memory left, or too little scratch";
-    case AV1PART_E_SAMPLE:
-        return "a sample is above the bit depth";
-    case AV1PART_E_MISSING:
-        return "no such threshold in the model, or not these instructions or this bit depth here";
-    case AV1PART_E_TASK:
-        return "a model of another task: these functions serve one node a block, without a border";
-    default:
-        return "no return code of av1part";
+    case 0: return "done";
+    case AV1PART_E_INVALID: return "an argument is out of range, or a pointer that is needed is null or not aligned";
+    case AV1PART_E_IO: return "the file cannot be read";
+    case AV1PART_E_CORRUPT: return "no blob of av1part, or not as it was written";
+    case AV1PART_E_FOREIGN: return "a model of another version or for another machine";
+    case AV1PART_E_MEMORY: return "no memory left, or too little scratch";
+    case AV1PART_E_SAMPLE: return "a sample is above the bit depth";
+    case AV1PART_E_MISSING: return "no such threshold in the model, or not these instructions or this bit depth here";
+    case AV1PART_E_TASK: return "a model of another task: these functions serve one node a block, without a border";
+    default: return "no return code of av1part";
     }
 }
 

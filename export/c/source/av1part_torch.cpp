@@ -22,16 +22,17 @@
 #include <unordered_map>
 #include <vector>
 
-namespace {
+namespace
+{
 
-constexpr size_t BATCH = 16384;  // blocks handed to PyTorch at once
+constexpr size_t BATCH = 16384; // blocks handed to PyTorch at once
 
 size_t scratch_of(const task &about)
 {
     return BATCH * (size_t{about.unit} * about.unit + sizeof(int32_t));
 }
 
-}  // namespace
+} // namespace
 
 struct av1part_model {
     std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader;
@@ -42,7 +43,8 @@ struct av1part_model {
     std::mutex running;
 };
 
-namespace {
+namespace
+{
 
 int open_package(av1part_model &model, const char *path)
 {
@@ -134,7 +136,7 @@ template <typename Call> int guarded(int otherwise, Call call)
     }
 }
 
-}  // namespace
+} // namespace
 
 extern "C" {
 
@@ -266,4 +268,4 @@ int av1part_predict_plane(const av1part_model *model, const av1part_plane *plane
                    [&] { return predict(*const_cast<av1part_model *>(model), from, to, scratch, scratch_size); });
 }
 
-}  // extern "C"
+} // extern "C"

@@ -33,7 +33,8 @@ int main(int argc, char **argv)
     const int wide = c && (!strncmp(c, " C422", 5) || !strncmp(c, " C444", 5));
     const int tall = c && !strncmp(c, " C444", 5), mono = c && !strncmp(c, " Cmono", 6);
     const size_t half = ((size_t)width + 1) / 2, luma = (size_t)width * (size_t)height * (size_t)bytes;
-    const size_t chroma = mono ? 0 : 2 * (tall ? (size_t)width : half) * (wide ? (size_t)height : ((size_t)height + 1) / 2);
+    const size_t chroma =
+        mono ? 0 : 2 * (tall ? (size_t)width : half) * (wide ? (size_t)height : ((size_t)height + 1) / 2);
     const size_t frame = luma + chroma * (size_t)bytes, scratch_size = av1part_scratch_size(model);
     const size_t side = (size_t)av1part_side(model), columns = ((size_t)width + side - 1) / side;
     const size_t nodes = columns * (((size_t)height + side - 1) / side);

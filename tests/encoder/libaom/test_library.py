@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from encoder.bitstream import read_temporal_units
-from encoder.libaom.library import QINDEX_OF_CQ, EncodeOptions, Libaom, cq_of_qindex, libaom_dir
-from errors import InputError, MissingComponentError, UsageError
+from encoder.libaom.library import QINDEX_OF_CQ, EncodeOptions, Libaom, cq_of_qindex, ensure_libaom, libaom_dir
+from errors import InputError, MissingComponentError, OutputError, UsageError
 from frames.frame import CHROMA_SHIFTS, FrameFormat
 from frames.reader import open_frames
 from partition import block_origins, map_shape
@@ -54,6 +54,34 @@ def test_cache_folder(monkeypatch):
     assert libaom_dir() == Path("/elsewhere/av1-partition-toolkit/libaom-3.12.1")
     monkeypatch.setenv("AV1PART_LIBAOM_DIR", "/given")
     assert libaom_dir() == Path("/given")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    for name in ("AV1PART_LIBAOM_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(MissingComponentError, match="no place for libaom") as caught:
+        libaom_dir()
+    assert "AV1PART_LIBAOM_DIR" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "message", "hint"),
+    [
+        ("echo build_libaom: nothing works >&2; echo hint: try again >&2; exit 3", InputError, "nothing works", "try"),
+        ("echo build_libaom: nothing works >&2; exit 1", OutputError, "nothing works", ""),
+        ("echo oops >&2; exit 127", MissingComponentError, "ended with 127: oops", "Windows line ends"),
+        ("exit 2", MissingComponentError, "ended with 2: it said nothing", "Windows line ends"),
+    ],
+)
+def test_why_libaom_cannot_be_built(tmp_path, monkeypatch, script, error, message, hint):
+    """The script needs no right to be run, and a reason that it does not give is not made up."""
+    monkeypatch.setenv("AV1PART_LIBAOM_DIR", str(tmp_path / "libaom"))
+    monkeypatch.setattr("encoder.libaom.library.__file__", str(tmp_path / "library.py"))
+    (tmp_path / "build_libaom.sh").write_text(script)
+    with pytest.raises(error, match=message) as caught:
+        ensure_libaom(lambda text: None)
+    assert type(caught.value) is error and (hint in caught.value.hint if hint else caught.value.hint == "")
 
 
 @needs_libaom

@@ -62,8 +62,8 @@ static void use(av1part_model *model)
 
 int main(int argc, char **argv)
 {
-    static const uint32_t odd[] = {0, 1, 2, 3, 7, 8, 9, 255, 256, 257, 65535, 65536, 0x7FFFFFFF,
-                                   0x80000000, 0xFFFFFFFE, 0xFFFFFFFF};
+    static const uint32_t odd[] = {0,   1,   2,     3,     7,          8,          9,          255,
+                                   256, 257, 65535, 65536, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF};
     FILE *file = argc == 3 ? fopen(argv[1], "rb") : NULL;
     if (!file)
         return 2;

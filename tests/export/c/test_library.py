@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from data.cutting import cut_blocks
-from description import BLOCKS
+from description import BLOCKS, chain_rule
 from errors import ArtefactError, InputError, MissingComponentError, ToolkitError
 from export.c.blob import write_blob
 from export.c.ops import Op, Operand, Program, logits_of, run_program
 from infer.parity import compare, judge
 from infer.sessions.c_library import CModel, Plane
 from infer.sessions.torch_session import reference_prediction
-from partition import candidate_sets, chain_rule
+from partition import candidate_sets
 from tests import helpers
 from tests.export.c.conftest import KEEP, TRUNKS
 
@@ -27,7 +27,7 @@ def test_float32_agrees_with_pytorch(open_model, programs, blobs, real_blocks, t
     logits, probability = open_model(blobs(trunk, "fp32")).predict_blocks(blocks, qindex)
     report = compare(reference_prediction(programs(trunk)[0], blocks, qindex, 8).logits, logits, qindex)
     assert not judge(report, "fp32"), report.summary()
-    assert np.abs(probability - chain_rule(logits)).max() < 2e-6
+    assert np.abs(probability - chain_rule(logits, BLOCKS.levels[0])).max() < 2e-6
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -128,7 +128,7 @@ def test_a_plane_is_its_blocks(library, blobs, height, width):
     model = CModel(library, blobs("compact", "fp32"))
     luma = sample_plane(height, width)
     probability, masks = model.predict_plane(luma, 140, 0.04)
-    blocks = cut_blocks(luma)
+    blocks = cut_blocks(luma, BLOCKS.input)
     _, expected = model.predict_blocks(blocks, np.full(len(blocks), 140))
     assert np.array_equal(probability.reshape(-1, 10), expected)
     sets = candidate_sets(probability, np.float32(0.04)) @ (1 << np.arange(10))
@@ -153,7 +153,7 @@ def test_strides_and_bit_depths(library, blobs, programs, bit_depth, where):
     view = views[where]()
     assert np.array_equal(view, luma)
     probability, _ = CModel(library, blobs("compact", "fp32")).predict_plane(view, 80, 0.1, bit_depth)
-    blocks = cut_blocks(luma)
+    blocks = cut_blocks(luma, BLOCKS.input)
     expected = reference_prediction(programs("compact")[0], blocks, np.full(len(blocks), 80), bit_depth)
     assert np.abs(probability.reshape(-1, 10) - expected.probability).max() < 1e-3
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from export.package import build_package
 
 from compiler.compile import CompileOptions, compile_model
 from description import BLOCKS
 from errors import ArtefactError, InputError, MissingComponentError
 from export.c.write import SOURCE_DIR
-from export.package import build_package
 from infer.parity import TOLERANCES, compare, judge
 from infer.sessions.c_library import CModel, open_library
 from tests.export.c.conftest import KEEP

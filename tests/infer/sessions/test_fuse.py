@@ -75,7 +75,7 @@ def test_columns_are_filled_to_whole_16_bytes_and_cut_again(columns):
 
 def test_float16_is_fused_as_float32_is(trained_like):
     """Not in the forms that ONNX Runtime is fast at, whose biases and ReLUs stand apart from the products."""
-    half, full = (FusedNetwork(trained_like(), precision=p).compiled.core for p in ("fp16", "fp32"))
+    half, full = (FusedNetwork(trained_like(), dtype=d).compiled.core for d in (torch.float16, torch.float32))
     counts = [Counter(str(n.target) for n in g.graph.nodes if n.op == "call_function") for g in (half, full)]
     assert counts[0][str(F.relu)] == counts[1][str(F.relu)] and str(torch.maximum) not in counts[0]
 
@@ -84,7 +84,7 @@ def test_float16_is_fused_as_float32_is(trained_like):
 def test_the_fused_network_computes_what_the_model_computes(trained_like, real_blocks, trunk):
     model = trained_like(trunk=trunk)
     blocks, qindex = (torch.from_numpy(a[:256]) for a in real_blocks[:2])
-    network = FusedNetwork(model, precision="fp32")
+    network = FusedNetwork(model, dtype=torch.float32)
     with torch.no_grad():
         expected = model(blocks, qindex)
         logits, probability, partition = network(blocks, qindex)
@@ -102,7 +102,7 @@ def test_the_fused_network_sees_a_border(trained_like, wide_blocks):
     model = trained_like(border=8)
     blocks, qindex = (torch.from_numpy(a[:256]) for a in wide_blocks[:2])
     with torch.no_grad():
-        logits, _, _ = FusedNetwork(model, precision="fp32")(blocks, qindex)
+        logits, _, _ = FusedNetwork(model, dtype=torch.float32)(blocks, qindex)
         torch.testing.assert_close(logits, model(blocks, qindex), rtol=0, atol=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_high_bit_depth_reaches_the_network(trained_like, real_blocks):
     model = trained_like()
     blocks, qindex = torch.from_numpy(real_blocks[0][:64]).int() * 4 + 1, torch.from_numpy(real_blocks[1][:64])
     with torch.no_grad():
-        logits, _, _ = FusedNetwork(model, 10, "fp32")(blocks, qindex)
+        logits, _, _ = FusedNetwork(model, 10, torch.float32)(blocks, qindex)
         torch.testing.assert_close(logits, model(blocks, qindex, 10), rtol=0, atol=1e-3)
 
 
