@@ -19,6 +19,7 @@ from commands.train import Recipe
 from console import ProgressLine
 from description import BLOCKS, TASKS, InputForm
 from files import sha256_of
+from infer.runtimes import RUNTIMES
 from partition import PARTITION_NAMES
 from tests.helpers import REPO, command, copy_of, png, rewrite, run_program
 
@@ -110,7 +111,7 @@ OPTIONS = {
         "BLOCKS.npy|FRAMES": None,
         "--bundle": None,
         "--qindex": "128",
-        "--bit-depth": "8",
+        "--bit-depth": None,
         "--size": None,
         "--chroma": "420",
         "--runtime": "auto",
@@ -228,6 +229,8 @@ REGISTRIES = {
     "predict --runtime": "infer.runtimes.RUNTIMES",
     "predict --bit-depth": "frames.frame.BIT_DEPTHS",
     "predict --chroma": "frames.frame.CHROMA_SHIFTS",
+    "export --engine": "infer.sessions.tensorrt_library.MODULES",
+    "export --hardware-compatible": "infer.sessions.engine_record.HARDWARE_LEVELS",
     "dataset blocks --split": "data.dataset.SPLITS",
     "dataset build --bit-depth": "frames.frame.BIT_DEPTHS",
     "dataset build --chroma": "frames.frame.CHROMA_SHIFTS",
@@ -246,7 +249,7 @@ def test_what_is_added_to_a_registry_can_be_asked_for(asked, monkeypatch):
     with pytest.raises(click.BadParameter, match=f"'{toy}' is not one of"):
         parameter.type.convert(str(toy), parameter, context)
     if isinstance(held, dict):
-        monkeypatch.setitem(held, toy, None)
+        monkeypatch.setitem(held, toy, next(iter(held.values())))
     else:
         monkeypatch.setattr(f"{module}.{attribute}", (*held, toy))
     assert parameter.type.convert(str(toy), parameter, context) == str(toy)
@@ -258,6 +261,19 @@ def test_a_task_that_is_added_brings_its_border(monkeypatch):
     monkeypatch.setitem(TASKS, "toy", replace(BLOCKS, name="toy", input=InputForm(16, border=4, channels=2)))
     for name in ("train", "dataset blocks"):
         assert "[0|8|4]" in command_of(name).get_help(click.Context(command_of(name)))
+
+
+def test_a_runtime_that_is_added_brings_its_precisions(monkeypatch):
+    monkeypatch.setitem(RUNTIMES, "toy", replace(RUNTIMES["torch"], name="toy", precisions=("fp8",)))
+    text = command_of("predict").get_help(click.Context(command_of("predict")))
+    assert "[fp32|fp16|int8|fp8]" in text and "|toy]" in re.sub(r"\s", "", text)
+
+
+def test_what_the_compiler_can_lower_can_be_asked_for():
+    from commands.export import LOWER
+    from compiler import targets
+
+    assert targets.LOWER == LOWER
 
 
 def test_the_recipe_is_what_training_takes():
@@ -421,7 +437,7 @@ def test_predict_says_what_it_reads_uses_and_writes(cli, blocks, bundle_dir, run
     )
     assert ended.code == 0 and not ended.complaints
     output = blocks.with_name("blocks.partitions.npz")
-    assert f"read {blocks}: 600 blocks, uint8, 8 bit" in ended.out
+    assert f"read {blocks}: 600 blocks of 16x16, uint8, 8 bit" in ended.out
     assert f"wrote {output}: 600 blocks in " in ended.out
     assert re.search(r"parity with PyTorch: 600 pairs, max logit difference \d", ended.out)
     expected = ("torch", "eager") if runtime == "torch" else ("onnxruntime-cpu", "CPUExecutionProvider")
