@@ -9,10 +9,10 @@
  *     av1_prune_ab_partitions                  3  A/B types and 4-way types are set from the mask
  *     A/B types, 4-way types
  *
- * Left alone, being results of the search and not guesses before it: a type is not tried if what was tried before shows
- * that it cannot win, and the all-intra rule against ringing, which may replace NONE by SPLIT. What libaom infers in (3)
- * from HORZ it may infer only if HORZ was tried, and so with VERT. That NONE is in every mask is relied on: it always
- * gives a node a cost, without which libaom tries 4-way types whatever (3) says.
+ * Left alone, being results of the search and not guesses before it: a type is not tried if what was tried before
+ * shows that it cannot win, and the all-intra rule against ringing, which may replace NONE by SPLIT. What libaom infers
+ * in (3) from HORZ it may infer only if HORZ was tried, and so with VERT. That NONE is in every mask is relied on: it
+ * always gives a node a cost, without which libaom tries 4-way types whatever (3) says.
  *
  * Most of what SPLIT costs is the search of its four 8x8 nodes, and nearly nothing is lost if they are not split in
  * turn: below a node that the map decides they are NONE alone, unless the caller wants them searched. */
@@ -73,8 +73,8 @@ static int is_node(const PartitionSearchState *state)
     return state->part_blk_params.bsize == BLOCK_16X16;
 }
 
-/* One of the 8x8 nodes of a restricted node's SPLIT. No other 8x8 node follows a restricted one: each comes from a 16x16
- * node, and node.mask is that one's. */
+/* One of the 8x8 nodes of a restricted node's SPLIT. No other 8x8 node follows a restricted one: each comes from a
+ * 16x16 node, and node.mask is that one's. */
 static int is_below(const PartitionSearchState *state)
 {
     return state->part_blk_params.bsize == BLOCK_8X8 && is_restricted() && !frame.whole_split;
@@ -137,8 +137,8 @@ void __wrap_av1_prune_partitions_before_search(AV1_COMP *const cpi, MACROBLOCK *
         node.mask = look_up(cpi, state);
         if (is_restricted()) {
 #if VERSION_MAJOR > 3 || VERSION_MINOR > 6
-            /* From preset 4 on libaom stops a search if neither NONE nor SPLIT is good enough: right where both were tried,
-       * wrong where SPLIT is no candidate. This is what keeps it from that; 3.6 undoes (2) in turn. */
+            /* From preset 4 on libaom stops a search if neither NONE nor SPLIT is good enough: right where both were
+             * tried, wrong where SPLIT is no candidate. This is what keeps it from that; 3.6 undoes (2) in turn. */
             if (!x->must_find_valid_partition) {
                 x->must_find_valid_partition = 1;
                 node.forced = x;

@@ -1,6 +1,7 @@
 /* Partition maps: which partitions an encoder may try at each 16x16 node of each frame.
  *
- * C99, no dependency but the header of types, no globals; a map may be used by one thread at a time, different maps by any number.
+ * C99, no dependency but av1part_types.h, no globals; a map may be used by one thread at a time, different maps by any
+ * number.
  *
  *     av1part_map *map;
  *     av1part_status status = av1part_map_open_file("clip.apm", &map);
@@ -25,8 +26,8 @@
  *           32     frames: uint16 masks [rows][columns], then, with flag 1, uint8 probabilities [rows][columns][10],
  *                  255 for certain; rows = ceil(height / 16), columns = ceil(width / 16)
  *
- * A mask has bit i set if the partition type of id i (av1part_types.h) is worth trying. NONE is always set; 0x3FF leaves
- * the node to the encoder. Nodes that straddle the edge of the frame are always 0x3FF. */
+ * A mask has bit i set if the partition type of id i (av1part_types.h) is worth trying. NONE is always set; 0x3FF
+ * leaves the node to the encoder. Nodes that straddle the edge of the frame are always 0x3FF. */
 #ifndef AV1PART_PARTITION_MAP_H_
 #define AV1PART_PARTITION_MAP_H_
 

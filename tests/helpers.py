@@ -319,13 +319,16 @@ def make_trained_like(model, seed: int, blocks, qindex, std: float = 1.5):
 
 
 def without_ties(reference, margin: float = 0.02):
-    """The pairs of an infer.certificate.ReferenceSet whose top probability leads by at least that."""
+    """The pairs of an infer.certificate.ReferenceSet of whose nodes each top probability leads by at least that."""
     from dataclasses import replace
 
-    from partition import chain_rule
+    from description import chain_rule
 
-    top = np.sort(chain_rule(reference.logits), axis=1)
-    keep = top[:, -1] - top[:, -2] >= margin
+    keep = np.ones(len(reference.logits), bool)
+    parts = reference.task.split_logits(reference.logits)
+    for level in reference.task.levels:
+        top = np.sort(chain_rule(parts[level.node_size], level), axis=-1)
+        keep &= (top[..., -1] - top[..., -2] >= margin).all(1)
     return replace(reference, block=reference.block[keep], qindex=reference.qindex[keep], logits=reference.logits[keep])
 
 

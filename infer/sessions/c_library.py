@@ -55,8 +55,10 @@ def library_path() -> Path:
     Raises:
         MissingComponentError: if there is neither.
     """
-    if os.access(CHECKOUT, os.W_OK) or (CHECKOUT / "build" / "c" / NAME).exists():
-        return CHECKOUT / "build" / "c" / NAME
+    built = CHECKOUT / "build" / "c" / NAME
+    # An installed package is no checkout: nothing is built into site-packages.
+    if built.exists() or ((CHECKOUT / "Makefile").exists() and os.access(CHECKOUT, os.W_OK)):
+        return built
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # no HOME, and no entry in the password file
@@ -73,11 +75,13 @@ def ensure_library(announce: Announce) -> Path:
         announce: told if it has to be built.
 
     Raises:
-        MissingComponentError: if it is to be built, and there is no compiler, or it fails.
+        MissingComponentError: if it is to be built, and there is no compiler or no source, or it fails.
         OutputError: if it cannot be written.
     """
-    path = library_path()
-    if path.exists() and path.stat().st_mtime >= max(source.stat().st_mtime for source in _sources()):
+    path, sources = library_path(), _sources()
+    if not sources:
+        raise MissingComponentError(f"the C library's sources are not in {SOURCE_DIR}", "get the whole checkout")
+    if path.exists() and path.stat().st_mtime >= max(source.stat().st_mtime for source in sources):
         return path
     compiler = os.environ.get("CC", "cc")
     for tool in ("make", compiler.split()[0]):
@@ -88,15 +92,15 @@ def ensure_library(announce: Announce) -> Path:
         words = ("make", "-s", "-C", str(SOURCE_DIR), f"BUILD={folder}", f"{folder}/{NAME}")
         done = subprocess.run(words, capture_output=True, text=True, errors="replace")
         if done.returncode:
-            last = (done.stderr.strip() or "make says nothing").splitlines()[0]
-            raise MissingComponentError(f"the C library does not compile: {last}", HINT)
+            wrong = next((line for line in done.stderr.splitlines() if "error" in line.lower()), "make failed")
+            raise MissingComponentError(f"the C library does not compile: {wrong}", HINT)
         # Another process may be loading the one that is there: it is replaced, not written over.
         write_atomically(path, Path(folder, NAME).read_bytes())
     return path
 
 
 def _sources() -> list[Path]:
-    return sorted([*SOURCE_DIR.glob("av1part*.[ch]"), SOURCE_DIR / "Makefile"])
+    return sorted([*SOURCE_DIR.glob("av1part*.[ch]"), *SOURCE_DIR.glob("Makefile")])
 
 
 def open_library(path: Path) -> ctypes.CDLL:

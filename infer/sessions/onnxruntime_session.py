@@ -16,7 +16,6 @@ from description import Task
 from errors import ArtefactError, MissingComponentError
 from infer.arrays import check_batch, output_forms, prediction_of
 from infer.session import SIZES, Prediction, SessionInfo, SessionOptions, joined
-from machine import cuda_devices
 
 # By default the CUDA provider multiplies float32 in TF32, with 10 bits of mantissa: 4e-2 off in our logits on an H200.
 _OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "1"}}
@@ -39,7 +38,7 @@ class OnnxRuntimeSession:
         name = bundle.find("onnx", options.precision, form)
         provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
         if cuda:
-            _require_cuda()
+            _require_provider()
         self._session = _create(str(bundle.path(name)), provider, options.threads)
         in_use = self._session.get_providers()
         if in_use[0] != provider:
@@ -143,9 +142,7 @@ class BoundBatch:
         return [self._outputs[name].numpy()[:count] for name in self._names]
 
 
-def _require_cuda() -> None:
-    if not cuda_devices():
-        raise MissingComponentError("no CUDA GPU is visible", "nvidia-smi shows what the driver sees")
+def _require_provider() -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise MissingComponentError("this onnxruntime has no CUDA provider", "pip install onnxruntime-gpu")
     if hasattr(onnxruntime, "preload_dlls"):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 
 import numpy as np
 import pytest
 
-from description import BLOCKS
+from description import BLOCKS, Task
 from export.c.blob import HEADER, MAGIC, OP_WORDS, SHORTEST_GAP, pack, write_blob
 from export.c.ops import Op
-from tests.export.c.test_library import small_program
+from export.c.task_table import task_table
+from tests.export.c.test_library import products_of_bytes, small_program
 
 
 def unpacked(weights, runs, inputs: int, outputs: int, step: int) -> np.ndarray:
@@ -61,11 +63,31 @@ def test_header():
     assert struct.unpack_from("<2I", blob, 64) == (0, len(program.ops))
     assert blob[108:140] == bytes.fromhex("cd" * 32)
     assert struct.unpack_from("<4f", blob, 140) == pytest.approx((0.95, 0.25, 0.99, 0.5))
+    at, count, text_at, text_size = struct.unpack_from("<4I", blob, 64 + 4 * 7)
+    assert np.frombuffer(blob, np.uint32)[at : at + count].tolist() == task_table(BLOCKS)
+    text = blob[4 * text_at :][:text_size]
+    assert text.endswith(b"\0") and Task.from_json(json.loads(text[:-1])) == BLOCKS
     assert len(blob) > HEADER + 4 * OP_WORDS * len(program.ops) and len(blob) % 64 == 0
 
 
 def test_the_same_program_gives_the_same_blob():
     assert write_blob(small_program(), BLOCKS, {}, "00" * 32) == write_blob(small_program(), BLOCKS, {}, "00" * 32)
+
+
+VERSION_1 = {
+    "floats": (small_program, "bb1be9af8af16cfa3a161ce5a7ffe6871c2b4e0eb1ef7fd6c9dc77135072f13c"),
+    "bytes": (lambda: products_of_bytes(1), "01934987656ac20d9bc05faeff07a4cca490e01f08830532d6b081b903337ef2"),
+    "patches": (lambda: products_of_bytes(2), "2c73cb9911a02569ac6e864b0da19622c0e0cf098dd7dece6ef9410abdb38489"),
+}
+"""SHA-256 of what version 1 of the format had behind its header."""
+
+
+@pytest.mark.parametrize("name", VERSION_1)
+def test_operations_and_weights_are_those_of_version_1(name):
+    make, digest = VERSION_1[name]
+    blob = write_blob(make(), BLOCKS, {}, "00" * 32)
+    (task_at,) = struct.unpack_from("<I", blob, 64 + 4 * 7)
+    assert hashlib.sha256(blob[HEADER : 4 * task_at]).hexdigest() == digest
 
 
 def test_too_many_thresholds():

@@ -106,13 +106,21 @@ def test_make_install_and_link(blobs, tmp_path, library):
     """make, install, and a C++ program that knows no more than what pkg-config says."""
     model = tmp_path / "model.av1part"
     model.write_bytes(blobs("compact", "fp32"))
-    run("make", "-C", SOURCE_DIR, f"BUILD={tmp_path / 'build'}", f"PREFIX={tmp_path / 'usr'}", "CFLAGS=-O2", "install")
-    run("make", "-C", SOURCE_DIR, f"BUILD={tmp_path / 'build'}", f"PREFIX={tmp_path / 'usr'}", "CFLAGS=-O2")
+    make = "make", "-C", SOURCE_DIR, f"BUILD={tmp_path / 'build'}", "CFLAGS=-O2 -Werror"
+    run(*make)  # as a user would, who thinks of a prefix later
+    run(*make, f"PREFIX={tmp_path / 'usr'}", "install")
+    described = (tmp_path / "usr" / "lib" / "pkgconfig" / "av1part.pc").read_text()
+    assert f"prefix={tmp_path / 'usr'}\n" in described
+    assert f"\nVersion: {library.av1part_version().decode()}\n" in described
     (tmp_path / "smoke.cpp").write_text(
-        '#include <av1part.h>\n#include "partition_map.h"\n#include <cstdio>\n'
+        '#include <av1part.h>\n#include "partition_map.h"\n#include <cstdio>\n#include <cstring>\n'
         "int main(int, char **words) {\n"
         "  av1part_model *model = nullptr;\n"
         "  float threshold = 0;\n"
+        "  char version[32];\n"
+        '  std::snprintf(version, sizeof version, "%d.%d.%d", AV1PART_VERSION_MAJOR, AV1PART_VERSION_MINOR,'
+        " AV1PART_VERSION_PATCH);\n"
+        "  if (std::strcmp(version, av1part_version())) return 2;\n"
         "  if (av1part_open_file(&model, words[1]) || av1part_threshold(model, 0.98, &threshold)) return 1;\n"
         '  std::printf("%s %g", av1part_instructions(model), threshold);\n'
         "  av1part_close(model);\n"

@@ -195,6 +195,7 @@ BAD_BLOBS = {
     "longer": (lambda b: b + bytes(64), "no blob"),
     "other magic": (lambda b: broken(b, 3), "no blob"),
     "other version": (lambda b: broken(b, 8), "another version"),
+    "version 1": (lambda b: b[:8] + b"\x01" + b[9:], "another version"),
     "other size": (lambda b: broken(b, 17), "no blob"),
     "other hash": (lambda b: broken(b, 30), "no blob"),
     "one weight": (lambda b: broken(b, len(b) - 1000, 1), "no blob"),
@@ -313,6 +314,24 @@ def test_bad_arguments(library, blobs):
         CModel(library, blobs("compact", "int8"), "mmx")
 
 
+BAD_ARRAYS = {
+    "flat": lambda blocks, qindex: (blocks.reshape(len(blocks), -1), qindex),
+    "of a border": lambda blocks, qindex: (np.pad(blocks, ((0, 0), (8, 8), (8, 8))), qindex),
+    "int32": lambda blocks, qindex: (blocks.astype(np.int32), qindex),
+    "fewer qindex": lambda blocks, qindex: (blocks, qindex[1:]),
+    "qindex 256": lambda blocks, qindex: (blocks, np.full(len(blocks), 256)),
+    "qindex -1": lambda blocks, qindex: (blocks, np.full(len(blocks), -1)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_bad_arrays(library, blobs, real_blocks, name):
+    with pytest.raises(InputError, match="blocks"):
+        CModel(library, blobs("compact", "int8")).predict_blocks(
+            *BAD_ARRAYS[name](real_blocks[0][:9], real_blocks[1][:9])
+        )
+
+
 def test_bad_pointers_and_scratch(library, blobs):
     model, luma = CModel(library, blobs("compact", "int8")), sample_plane(32, 32)
     masks = np.zeros((2, 2), np.uint16)
@@ -330,7 +349,9 @@ def test_bad_pointers_and_scratch(library, blobs):
     ] * 5
     assert call(size=size - 1) == -5
     assert library.av1part_open_memory(None, None, 0) == -1 and library.av1part_open_file(None, b"x") == -1
+    assert [getattr(library, f"av1part_{name}")(None) for name in ("side", "types", "logits")] == [0, 0, 0]
+    assert library.av1part_task(None) == b""
     assert library.av1part_scratch_size(None) == 0 and library.av1part_precision(None) == -1
     library.av1part_close(None)
-    messages = {library.av1part_message(code) for code in range(-8, 1)}
-    assert len(messages) == 9
+    messages = {library.av1part_message(code) for code in range(-9, 1)}
+    assert len(messages) == 10
