@@ -49,7 +49,7 @@ def moved(source: str, own: frozenset[str]) -> str:
     return "\n".join(lines)
 
 
-class BuildPackage(build_py):
+class BuildPackage(build_py):  # type: ignore[misc]
     """Writes the package's modules in place of setuptools' own copying."""
 
     def run(self) -> None:

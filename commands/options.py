@@ -95,6 +95,9 @@ class WholeNumbers(click.ParamType):
 
 
 PATH = FilePath()
+run_packages_option = click.option(
+    "--run-packages", is_flag=True, help="Run machine code out of the bundle: only from whom you trust (docs/TRUST.md)."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 
 
@@ -163,7 +166,8 @@ def raw_format(size: str | None, bit_depth: int, chroma: str) -> Any:
 
     if size is None:
         if chroma != "420":
-            raise UsageError(f"--chroma {chroma} is of raw video, which needs --size too", "give both, or none")
+            message = f"--chroma {chroma} is of raw video, which needs --size too"
+            raise UsageError(message, "add --size, or leave it out")
         return None
     sides = [whole_number(side) for side in size.lower().split("x")]
     if len(sides) != 2 or sides[0] is None or sides[1] is None:

@@ -27,7 +27,7 @@ LAYERS = (
     ("encoder",),
     ("frames",),
     ("bundle",),
-    ("archives",),
+    ("archives", "locks"),
     ("console", "files", "inputs", "machine", "onnx_data", "progress"),
     ("description",),
     ("partition",),

@@ -16,10 +16,10 @@ from description import Task
 from errors import ArtefactError, MissingComponentError
 from infer.arrays import check_batch, output_forms, prediction_of
 from infer.session import SIZES, Prediction, SessionInfo, SessionOptions, joined
-from machine import cuda_devices
 
 # By default the CUDA provider multiplies float32 in TF32, with 10 bits of mantissa: 4e-2 off in our logits on an H200.
 _OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "1"}}
+_TYPES = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
 _QUIET = 3  # errors only: onnxruntime warns of every node it keeps on the CPU by choice
 
 
@@ -39,7 +39,7 @@ class OnnxRuntimeSession:
         name = bundle.find("onnx", options.precision, form)
         provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
         if cuda:
-            _require_cuda()
+            _require_provider()
         self._session = _create(str(bundle.path(name)), provider, options.threads)
         in_use = self._session.get_providers()
         if in_use[0] != provider:
@@ -143,9 +143,7 @@ class BoundBatch:
         return [self._outputs[name].numpy()[:count] for name in self._names]
 
 
-def _require_cuda() -> None:
-    if not cuda_devices():
-        raise MissingComponentError("no CUDA GPU is visible", "nvidia-smi shows what the driver sees")
+def _require_provider() -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise MissingComponentError("this onnxruntime has no CUDA provider", "pip install onnxruntime-gpu")
     if hasattr(onnxruntime, "preload_dlls"):
@@ -154,10 +152,16 @@ def _require_cuda() -> None:
 
 
 def _check_graph(session: Any, path: Path, form: str, task: Task) -> None:
-    inputs = {"blocks", "qindex", "bit_depth"} if form == "int32" else {"blocks", "qindex"}
-    found = {i.name for i in session.get_inputs()}, {o.name for o in session.get_outputs()}
-    if found != (inputs, set(task.output_names)):
-        raise ArtefactError(f"{path} is no partition predictor: its graph has other inputs or outputs", "export again")
+    side = task.input.side
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = {"blocks": (form, (side, side)), "qindex": ("int32", ())}
+    if form == "int32":
+        inputs["bit_depth"] = "int32", ()
+    for expected, found in ((inputs, session.get_inputs()), (output_forms(task), session.get_outputs())):
+        declared = {each.name: (each.type, tuple(each.shape[1:])) for each in found}
+        wanted = {name: (_TYPES[dtype], shape) for name, (dtype, shape) in expected.items()}
+        if declared != wanted:
+            odd = ", ".join(sorted(n for n in declared | wanted if declared.get(n) != wanted.get(n)))
+            raise ArtefactError(f"{path} is no partition predictor of its bundle: its {odd} differ", "export again")
 
 
 def _create(path: str, provider: str, threads: int) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bundle import Bundle, BundleFile, open_bundle
-from errors import ArtefactError, ForeignArtefactError, MissingComponentError
+from errors import ArtefactError, ForeignArtefactError, MissingComponentError, UntrustedCodeError
 from infer.open import open_session
 from infer.session import SessionOptions
 from infer.sessions.cuda import Driver, Gpu
@@ -43,8 +43,8 @@ def place(onnx_bundle, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, library.__name__, library)
         runtime = "tensorrt-rtx" if rtx else "tensorrt"
 
-        def opened(gpu=L4, bit_depth=8):
-            options = SessionOptions(bit_depth, form=form if bit_depth == 8 else "")
+        def opened(gpu=L4, bit_depth=8, run_code=False):
+            options = SessionOptions(bit_depth, form=form if bit_depth == 8 else "", run_code=run_code)
             return TensorRtSession(bundle, options, runtime, lambda: HostDriver(gpu))
 
         return library.asked, opened
@@ -217,8 +217,15 @@ def test_an_engine_that_does_not_load_is_foreign(place):
 @pytest.mark.parametrize("compatible", [False, True])
 def test_host_code_is_allowed_only_where_it_was_asked_for(place, compatible):
     asked, opened = place(dataclasses.replace(FULL, version_compatible=compatible), version=FULL.version)
-    opened()
+    opened(run_code=compatible)
     assert asked.runtimes[0].engine_host_code_allowed is compatible
+
+
+def test_an_engine_with_host_code_is_loaded_only_if_someone_says_so(place):
+    asked, opened = place(dataclasses.replace(FULL, version_compatible=True), version=FULL.version)
+    with pytest.raises(UntrustedCodeError, match="code of its own") as error:
+        opened()
+    assert not asked.runtimes and "--run-packages" in error.value.hint
 
 
 @pytest.mark.parametrize(("refuse", "said"), [("context", "finds no room on NVIDIA L4"), ("run", "does not run")])
