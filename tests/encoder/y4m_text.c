@@ -1,5 +1,5 @@
-/* Prints files as encoder/frame_input.c reads them, one line each: "width height bit_depth monochrome frames", then -1 if
- * they end otherwise than a file should; "-" for what is not opened or holds no whole frame. */
+/* Prints files as encoder/frame_input.c reads them, one line each: "width height bit_depth monochrome frames", then -1
+ * if they end otherwise than a file should; "-" for what is not opened or holds no whole frame. */
 #include <stdio.h>
 
 #include "frame_input.h"
