@@ -10,8 +10,9 @@ import pytest
 from google.protobuf import text_format
 
 from bundle import Bundle, BundleFile, open_bundle
+from description import BLOCKS, FRAME_1080P
 from errors import MissingComponentError, OutputError
-from export.triton import FRAME, Batching, write_repository
+from export.triton import Batching, write_repository
 from infer.sessions.engine_record import EngineRecord
 from partition import PARTITION_NAMES
 
@@ -23,7 +24,7 @@ RECORD = EngineRecord(
     version_compatible=False,
     hardware_compatible="",
     min_batch=1,
-    opt_batch=FRAME,
+    opt_batch=BLOCKS.input.blocks_in(FRAME_1080P),
     max_batch=20_000,
     onnx="model.fp32.onnx",
     onnx_sha256="",
