@@ -5,6 +5,7 @@ A runtime that was asked for runs, or `open_session` fails; only "auto" chooses,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 from bundle import Bundle
@@ -103,7 +104,8 @@ def _has_file(bundle: Bundle, runtime: Runtime, options: SessionOptions) -> bool
 
 def _no_file(bundle: Bundle, runtime: Runtime, options: SessionOptions) -> MissingComponentError:
     what = f"{options.precision} {runtime.kinds[0]}"
-    samples = "" if options.input_form == "uint8" else " that takes more than 8 bit"
+    shallow = replace(options, bit_depth=8, form="uint8")
+    samples = " that takes more than 8 bit" if _has_file(bundle, runtime, shallow) else ""
     made_by = runtime.made_by.format(precision=options.precision, form=options.input_form)
     return MissingComponentError(
         f"{bundle.root} holds no {what} file{samples} for runtime {runtime.name}",

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from compiler.graph import PredictorGraph
 from description import Task
 from errors import MissingComponentError, UsageError
+from export.c.task_table import task_table
 from export.plan import ExportTask, Work
 from infer.sessions.package_record import PackageRecord, local_target, torch_release
 from infer.sessions.package_session import exact_float32
@@ -52,38 +56,46 @@ def write(work: Work) -> None:
 
 
 def _build(work: Work, precision: str) -> None:
-    """The package of one precision.
+    """The package of one precision."""
+    device, compiled = work.task.package, work.compiled(precision)
+    record = PackageRecord("aotinductor", torch_release(), device, local_target(device), work.task.command())
+    name = f"model.{precision}.{record.target}.{record.runtime}-{record.version}.pt2"
+    content = package_bytes(compiled.model, work.reads, device, work.keep)
+    work.add(name, content, "package", precision, FORM, steps=compiled.steps, package=asdict(record))
+
+
+def package_bytes(compiled: nn.Module, task: Task, device: str, keep: Mapping[str, Any]) -> bytes:
+    """A package of a compiled model.
+
+    Args:
+        compiled: from compiler.compile.compile_model; it is moved to the device and back.
+        task: what it reads and answers.
+        device: "cpu" or "cuda".
+        keep: thresholds of candidate sets, which a package carries along, by share of true types kept.
 
     Raises:
         MissingComponentError: if PyTorch's compiler fails here, for want of a C++ compiler for example.
     """
-    device, side, model = work.task.package, work.reads.input.side, work.compiled(precision).model
-    record = PackageRecord("aotinductor", torch_release(), device, local_target(device), work.task.command())
-    name = f"model.{precision}.{record.target}.{record.runtime}-{record.version}.pt2"
+    side = task.input.side
     blocks = torch.zeros(EXAMPLE_BATCH, side, side, dtype=torch.uint8, device=device)
     qindex = torch.zeros(EXAMPLE_BATCH, dtype=torch.int32, device=device)
-    # What the C interface over packages (av1part_torch.cpp) reads, and what everybody else may.
-    about = {f"keep {k}": repr(v) for k, v in work.keep.items()}
-    about |= {"side": str(side), "task": json.dumps(work.reads.to_json())}
+    # The task as text, and as numbers for the C interface over packages (av1part_torch.cpp).
+    about = {f"keep {k}": repr(v) for k, v in keep.items()}
+    about |= {"task": json.dumps(task.to_json()), "task table": " ".join(map(str, task_table(task)))}
     count = torch.export.Dim("count", min=1, max=MAX_BATCH)
     try:
         with torch.no_grad(), exact_float32(), tempfile.TemporaryDirectory() as folder:
-            program = torch.export.export(
-                PredictorGraph(model.to(device), work.reads).eval(),
-                (blocks, qindex),
-                dynamic_shapes=({0: count}, {0: count}),
-            )
+            graph, dynamic = PredictorGraph(compiled.to(device), task).eval(), ({0: count}, {0: count})
             made = torch._inductor.aoti_compile_and_package(
-                program,
+                torch.export.export(graph, (blocks, qindex), dynamic_shapes=dynamic),
                 package_path=str(Path(folder) / "model.pt2"),
                 inductor_configs={"aot_inductor.metadata": about},
             )
-            content = Path(made).read_bytes()
+            return Path(made).read_bytes()
     except Exception as error:  # whatever the compiler, or the compiler behind it, raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MissingComponentError(
-            f"PyTorch's compiler fails: {str(error).splitlines()[0][:200]}", "it needs g++ on a CPU, Triton on a GPU"
+            f"PyTorch's compiler fails: {reason[:200]}", "it needs g++ on a CPU, Triton on a GPU"
         ) from error
     finally:
-        model.to("cpu")
-    steps = work.compiled(precision).steps
-    work.add(name, content, "package", precision, FORM, steps=steps, package=asdict(record))
+        compiled.to("cpu")

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from train.backbones.trunks import TRUNKS
 
-from compiler.compile import EXAMPLE_BATCH, CompiledModel
-from compiler.layer_cost import chooser
+from compiler.compile import arguments
+from compiler.layer_cost import CPU_RATES, chooser
 from compiler.passes.carry_offsets import carry_offsets
 from compiler.passes.distribute_products import distribute_products
 from compiler.passes.fold_batch_norm import fold_model
-from compiler.passes.lower_to_products import LowerOptions, lower_model
+from compiler.passes.lower_to_products import Layout, lower_model
 from compiler.passes.merge_heads import HeadsMergedModel
 from compiler.passes.prune_taps import prune_model
+from compiler.passes.scale_rows import RowsScaledModel
 from compiler.passes.tabulate_qindex import tabulate_model
+from compiler.targets import ONNXRUNTIME_CUDA
+from description import task_of_border
 from tests import helpers
-from tests.export.random_trunk import double_logits, draw_trunk
-from train.model import ADAPTERS, ModelConfig, PartitionModel
+from tests.compiler.random_trunk import double_logits, draw_trunk
+from train.backbones import TRUNKS
+from train.choices import ADAPTERS
+from train.model import ModelConfig, PartitionModel
+
+CUDA_IN_FLOAT32 = replace(ONNXRUNTIME_CUDA.layout, dtype=torch.float32)
 
 
 def lowered(model, lower: str, cuda: bool):
     """Everything up to the lowering, computed in float64: only the rounding of weights to float32 is left."""
-    luma = model.trunk.luma
-    example = torch.zeros(EXAMPLE_BATCH, luma, 16, 16), torch.zeros(EXAMPLE_BATCH, dtype=torch.int32)
+    form, layout = model.config.form, CUDA_IN_FLOAT32 if cuda else Layout()
+    example = arguments("map", form, 3)
     pruned = prune_model(HeadsMergedModel(tabulate_model(fold_model(model))).eval(), example)
-    graph = lower_model(pruned, example, LowerOptions(chooser(lower, "fp32"), cuda=cuda))
+    graph = lower_model(pruned, example, chooser(lower, CPU_RATES), layout)
     distribute_products(graph)
     if cuda:
         carry_offsets(graph, torch.float32)
-    return CompiledModel(graph, torch.float64, luma)
+    return RowsScaledModel(graph, torch.float64, form)
 
 
 # Phase.shrink would find a smaller failing network, in up to five minutes.
@@ -50,14 +57,14 @@ def test_any_network_of_the_supported_layers_compiles_to_what_it_was(real_blocks
     blocks, qindex = (torch.from_numpy(a[:256]) for a in (wide_blocks if border else real_blocks)[:2])
     drawn = draw_trunk(data.draw, 2 if border else 1)
     config = {
-        "border": border,
+        "task": task_of_border(border),
         "qindex_input": data.draw(st.sampled_from(("film", "none")), label="qindex"),
         "adapters": data.draw(st.sampled_from(ADAPTERS), label="adapters"),
         "adapter_reduction": data.draw(st.sampled_from((1, 2, 4))),
         "temperature": data.draw(st.sampled_from(("none", "qindex")), label="temperature"),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TRUNKS, "drawn", drawn)
+        patch.setitem(TRUNKS, "drawn", lambda: drawn)
         torch.manual_seed(0)
         model = helpers.make_randomised(PartitionModel(ModelConfig("drawn", **config)), 0, blocks, qindex)
     with torch.no_grad():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from compiler.layer_cost import RATES, chooser, costs
+from compiler.layer_cost import CPU_RATES, CUDA_RATES, chooser, costs
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 # As a convolution it would force its neighbours' maps into another order (docs/COMPILER.md).
@@ -35,23 +35,20 @@ def test_the_faster_form_is_chosen_wherever_one_is_clearly_faster():
 )
 def test_which_layers_become_products(conv, size, out, fp32, fp16):
     shapes = (conv.in_channels, size, size), (conv.out_channels, out, out)
-    assert chooser("auto", "fp32")(conv, *shapes) is fp32
-    assert chooser("auto", "fp16")(conv, *shapes) is fp16
-    assert chooser("gemm", "fp32")(conv, *shapes) and not chooser("conv", "fp16")(conv, *shapes)
+    assert chooser("auto", CPU_RATES)(conv, *shapes) is fp32
+    assert chooser("auto", CUDA_RATES)(conv, *shapes) is fp16
+    assert chooser("gemm", CPU_RATES)(conv, *shapes) and not chooser("conv", CUDA_RATES)(conv, *shapes)
 
 
 def test_auto_makes_no_matrix_that_would_dwarf_the_model():
     conv = nn.Conv2d(128, 128, 3, 1, 1)
-    assert (
-        costs(conv, (128, 4, 4), (128, 4, 4), RATES["fp16"])[1]
-        < costs(conv, (128, 4, 4), (128, 4, 4), RATES["fp16"])[0]
-    )
-    assert not chooser("auto", "fp16")(conv, (128, 4, 4), (128, 4, 4))
-    assert chooser("gemm", "fp16")(conv, (128, 4, 4), (128, 4, 4))
+    assert costs(conv, (128, 4, 4), (128, 4, 4), CUDA_RATES)[1] < costs(conv, (128, 4, 4), (128, 4, 4), CUDA_RATES)[0]
+    assert not chooser("auto", CUDA_RATES)(conv, (128, 4, 4), (128, 4, 4))
+    assert chooser("gemm", CUDA_RATES)(conv, (128, 4, 4), (128, 4, 4))
 
 
 def test_a_convolution_costs_its_padding_and_a_product_its_zeros():
     conv = nn.Conv2d(8, 8, 3, 1, 1)
-    as_convolution, as_product = costs(conv, (8, 4, 4), (8, 4, 4), RATES["fp32"])
-    assert as_convolution == 8 * 16 * 8 * 9 / RATES["fp32"].convolution
-    assert as_product == (8 * 16) ** 2 / RATES["fp32"].product
+    as_convolution, as_product = costs(conv, (8, 4, 4), (8, 4, 4), CPU_RATES)
+    assert as_convolution == 8 * 16 * 8 * 9 / CPU_RATES.convolution
+    assert as_product == (8 * 16) ** 2 / CPU_RATES.product

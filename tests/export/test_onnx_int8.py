@@ -14,21 +14,24 @@ from onnx import TensorProto, helper, numpy_helper
 
 import export.run
 from bundle import open_bundle
-from compiler.compile import CompileOptions, compile_model
+from compiler.compile import compile_model
+from compiler.targets import ONNXRUNTIME_CPU
 from data.dataset import load_split
+from description import BLOCKS
 from errors import MissingComponentError, ParityError, UsageError
 from export.onnx_int8 import (
     TOP_WEIGHT,
     calibrate,
     quantisable,
-    quantise,
+    quantise_graph,
     rounded_rows,
     row_parameters,
     sample_feeds,
     weight_values,
 )
 from export.onnx_writer import build_onnx
-from export.run import ExportTask, export_run
+from export.plan import ExportTask
+from export.run import export_run
 from infer.open import open_session
 from infer.parity import compare, judge
 from infer.session import SessionOptions
@@ -79,7 +82,7 @@ def test_a_product_is_what_bytes_by_hand_give(bias, optimised):
     ranges = calibrate(proto, [{"x": x[:40]}, {"x": x[40:]}])
     row = np.maximum(x @ arrays["first"].astype(np.float32), 0)
     assert ranges == {"b": (0.0, pytest.approx(row.max(), rel=1e-5))}
-    found = run(quantise(proto, ranges), {"x": x}, optimised)
+    found = run(quantise_graph(proto, ranges), {"x": x}, optimised)
 
     scale = np.float32(ranges["b"][1] / 255)
     second = arrays["second"].astype(np.float32)
@@ -116,7 +119,7 @@ def test_weights_fit_seven_bits_by_output():
 def test_a_missing_range_is_an_error():
     proto, _ = two_products(np.random.default_rng(0))
     with pytest.raises(KeyError, match="b"):
-        quantise(proto, {})
+        quantise_graph(proto, {})
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +137,8 @@ def quiet_run(real_blocks, tmp_path_factory):
 def graphs(quiet_run):
     """A compact model's graph, its int8 twin, and the model."""
     model = open_run(quiet_run).model
-    plain = build_onnx(compile_model(model, CompileOptions(lower="gemm"))[0], "uint8", {"classes": "NONE"})
-    return plain, quantise(plain, calibrate(plain, sample_feeds("uint8", 512))), model
+    plain = build_onnx(compile_model(model, ONNXRUNTIME_CPU, "gemm")[0], "uint8", {"keep": "{}"}, BLOCKS)
+    return plain, quantise_graph(plain, calibrate(plain, sample_feeds("uint8", count=512))), model
 
 
 def test_large_products_are_quantised_and_the_first_is_not(graphs):
@@ -153,7 +156,7 @@ def test_large_products_are_quantised_and_the_first_is_not(graphs):
             assert {made_by[name] for name in node.input} == {"DequantizeLinear"}
     rounded = [n.input[0] for n in eight.graph.node if n.op_type == "QuantizeLinear"]
     assert sorted(rounded) == rounded_rows(plain), "a row that two products read is converted once"
-    assert {p.key for p in eight.metadata_props} == {"classes"}
+    assert {p.key for p in eight.metadata_props} == {"keep"}
 
 
 def test_onnxruntime_multiplies_bytes(graphs, tmp_path):
@@ -181,7 +184,7 @@ def test_the_labels_stay_and_byte_kernels_compute_what_the_graph_says(graphs, re
 @pytest.mark.parametrize("form", ["uint8", "int32"])
 def test_calibration_is_on_the_training_split_alone(sample, form):
     known = {b.tobytes() for b in load_split(sample, "train").blocks}
-    feeds = list(sample_feeds(form, 1500))
+    feeds = list(sample_feeds(form, count=1500))
     assert [len(f["blocks"]) for f in feeds] == [1024, 476]
     assert all(f["blocks"].dtype == form and f["qindex"].dtype == np.int32 for f in feeds)
     assert all(b.tobytes() in known for f in feeds for b in f["blocks"].astype(np.uint8))
@@ -231,7 +234,7 @@ def test_the_ranges_are_kept_and_no_blocks(int8_bundle):
         ({"precisions": ("int8",), "fold": False}, UsageError, "needs a folded model"),
         ({"precisions": ("fp16",), "fold": False}, UsageError, "needs a folded model"),
         ({"precisions": ("int8",), "lower": "conv"}, UsageError, "leaves convolutions"),
-        ({"precisions": ("fp32", "int8"), "package": "cpu"}, UsageError, "of ONNX files alone"),
+        ({"precisions": ("fp32", "int8"), "package": "cpu"}, UsageError, "of ONNX files and blobs alone"),
         ({"precisions": ("int4",)}, MissingComponentError, "precision int4"),
     ],
 )

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.compile import CompileOptions, compile_model
-from export.onnx_writer import build_onnx, save_onnx
+from compiler.compile import compile_model
+from compiler.targets import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from description import BLOCKS
+from export.onnx_writer import build_onnx, onnx_bytes
 from infer.sessions.torch_session import reference_prediction
 from train.checkpoint import open_run
 
@@ -58,8 +60,8 @@ def polygraphy(*words: str | Path) -> subprocess.CompletedProcess:
 def case(request, run_dir, real_blocks, tmp_path_factory):
     root, model = tmp_path_factory.mktemp("polygraphy"), open_run(run_dir).model
     blocks, qindex, _ = (part[:256] for part in real_blocks)
-    compiled, _ = compile_model(model, CompileOptions(precision=request.param))
-    save_onnx(build_onnx(compiled, "uint8", {"semantics": "{}"}), root / "model.onnx")
+    compiled, _ = compile_model(model, {"fp32": ONNXRUNTIME_CPU, "fp16": ONNXRUNTIME_CUDA}[request.param])
+    (root / "model.onnx").write_bytes(onnx_bytes(build_onnx(compiled, "uint8", {"semantics": "{}"}, BLOCKS)))
     save_json([{"blocks": blocks, "qindex": qindex}], str(root / "inputs.json"))
     answers = reference_prediction(model, blocks, qindex, 8)
     partition = answers.partition.astype(np.int32)

@@ -11,12 +11,14 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from compiler.compile import CompileOptions, compile_model
+from compiler.compile import compile_model
 from compiler.passes.carry_offsets import AGE, COLUMNS, carry_offsets
 from compiler.passes.fold_batch_norm import fold_model
-from compiler.passes.lower_to_products import LowerOptions, lower_model
+from compiler.passes.lower_to_products import Layout, lower_model
 from compiler.passes.merge_heads import HeadsMergedModel
 from compiler.passes.tabulate_qindex import tabulate_model
+from compiler.targets import ONNXRUNTIME_CUDA
+from description import BLOCKS
 from export.onnx_writer import build_onnx
 from tests import helpers
 from train.model import ModelConfig, PartitionModel
@@ -133,8 +135,8 @@ def half(trained_like):
 
     def make(trunk: str):
         if trunk not in made:
-            compiled, _ = compile_model(trained_like(trunk=trunk), CompileOptions(lower="auto", precision="fp16"))
-            made[trunk] = build_onnx(compiled, "uint8", {})
+            compiled, _ = compile_model(trained_like(trunk=trunk), ONNXRUNTIME_CUDA)
+            made[trunk] = build_onnx(compiled, "uint8", {}, BLOCKS)
         return made[trunk]
 
     return make
@@ -174,9 +176,9 @@ def test_float16_loses_little_more_with_offsets_than_with_biases(real_blocks):
     folded = HeadsMergedModel(tabulate_model(fold_model(model))).eval()
     errors = []
     with torch.no_grad():
-        for cuda in (False, True):
-            core = lower_model(folded, example, LowerOptions(lambda *_: True, torch.float16, cuda))
-            if cuda:
+        for layout in (Layout(torch.float16), ONNXRUNTIME_CUDA.layout):
+            core = lower_model(folded, example, lambda *_: True, layout)
+            if layout is ONNXRUNTIME_CUDA.layout:
                 carry_offsets(core, torch.float16)
             got = core.half()(blocks.reshape(-1, 256).half(), qindex).float()
             errors.append(float((got - model(blocks, qindex)).abs().mean()))

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export.package import build_package
 
-from compiler.compile import CompileOptions, compile_model
-from description import BLOCKS
+from compiler.compile import compile_model
+from compiler.targets import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from description import BLOCKS, BLOCKS_IN_CONTEXT
 from errors import ArtefactError, InputError, MissingComponentError
+from export.artefacts.package import package_bytes
 from export.c.write import SOURCE_DIR
 from infer.parity import TOLERANCES, compare, judge
 from infer.sessions.c_library import CModel, open_library
@@ -37,13 +38,14 @@ def test_the_same_answers_and_refusals(
     programs, blobs, library, tmp_path, real_blocks, device, precision, instructions
 ):
     model = programs("compact")[0]
-    compiled, _ = compile_model(model, CompileOptions(precision=precision))
-    (name,) = build_package(tmp_path, compiled, precision, (), device, "", KEEP)
+    target = ONNXRUNTIME_CUDA if precision == "fp16" else ONNXRUNTIME_CPU
+    compiled, _ = compile_model(model, target)
+    (tmp_path / "model.pt2").write_bytes(package_bytes(compiled, BLOCKS, device, KEEP))
     folder = Path(torch.__file__).parent
     words = ("make", "-s", "-C", SOURCE_DIR, f"BUILD={tmp_path}", f"TORCH={folder}", "CFLAGS=-O1 -Werror", "torch")
     subprocess.run(words, check=True)
     other = open_library(tmp_path / "libav1part-torch.so")
-    package, plain = CModel(other, tmp_path / name), CModel(library, blobs("compact", "fp32"))
+    package, plain = CModel(other, tmp_path / "model.pt2"), CModel(library, blobs("compact", "fp32"))
     assert (package.instructions, package.precision) == (instructions, "fp32")
     assert (package.task, package.version) == (BLOCKS, plain.version)
     assert {share: package.threshold(share) for share in KEEP} == pytest.approx(KEEP)
@@ -75,7 +77,7 @@ def test_the_same_answers_and_refusals(
     with pytest.raises(InputError, match="cannot be read"):
         CModel(other, tmp_path / "nothing")
     # Whose samples would be read beyond the end of 16x16 blocks.
-    compiled, _ = compile_model(PartitionModel(ModelConfig(border=8)).eval(), CompileOptions(precision=precision))
-    (name,) = build_package(tmp_path, compiled, precision, (), device, "", KEEP, side=32)
+    compiled, _ = compile_model(PartitionModel(ModelConfig(task=BLOCKS_IN_CONTEXT)).eval(), target)
+    (tmp_path / "model.pt2").write_bytes(package_bytes(compiled, BLOCKS_IN_CONTEXT, device, KEEP))
     with pytest.raises(MissingComponentError, match="another task"):
-        CModel(other, tmp_path / name)
+        CModel(other, tmp_path / "model.pt2")

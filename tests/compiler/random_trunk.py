@@ -6,8 +6,9 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
-from train.backbones.trunks import Trunk
 
+from description import InputForm
+from train.backbones.trunk import PooledTrunk
 from train.layers import BasicBlock, ConvBN, Film, SpatialAttention, SqueezeExcite
 
 CHANNELS = (4, 8, 12)
@@ -31,11 +32,11 @@ def depthwise(channels: int, kernel: int) -> ConvBN:
     return pair
 
 
-class RandomTrunk(Trunk):
+class RandomTrunk(PooledTrunk):
     """A list of steps up to the first adapter, another up to the second: what `draw_trunk` drew."""
 
-    def __init__(self, embedding: int, luma: int, steps: list[tuple], tail_at: int) -> None:
-        super().__init__(embedding, luma)
+    def __init__(self, embedding: int, form: InputForm, steps: list[tuple], tail_at: int) -> None:
+        super().__init__(embedding, form)
         self.steps, self.tail_at = steps, tail_at
         self.layers = nn.ModuleList(self._layer(*step) for step in steps)
         widths = [step[1] for step in steps if step[0] == "film"]
@@ -109,17 +110,17 @@ def draw_steps(draw, luma: int) -> tuple[list[tuple], int, tuple[int, int]]:
     return steps, at, (widths[0], widths[1])
 
 
-def draw_trunk(draw, luma: int) -> type[Trunk]:
-    """A trunk class for that many channels of luma, as train.backbones.trunks.TRUNKS holds them."""
+def draw_trunk(draw, luma: int) -> type[PooledTrunk]:
+    """A trunk class for that many channels of luma, as train.backbones.TRUNKS loads them."""
     steps, at, widths = draw_steps(draw, luma)
 
     class Drawn(RandomTrunk):
         adapter_channels = widths
-        features = widths[1]
+        features = (widths[1],)
         head_dropout = (0.1, 0.1)
 
-        def __init__(self, embedding: int, luma: int) -> None:
-            super().__init__(embedding, luma, steps, at)
+        def __init__(self, embedding: int, form: InputForm) -> None:
+            super().__init__(embedding, form, steps, at)
 
     return Drawn
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from export.package import check_package_device
 
 import infer.sessions.package_record
 from bundle import BundleFile, open_bundle
+from description import BLOCKS
 from errors import ArtefactError, ForeignArtefactError, MissingComponentError
+from export.artefacts import package
+from export.plan import ExportTask
 from files import sha256_of
 from infer.open import open_session
 from infer.parity import compare, judge
@@ -79,18 +82,22 @@ def test_other_depths_and_precisions_are_missing(bundle_dir, tmp_path, options):
 
 
 def test_what_cannot_be_built_is_refused_first(monkeypatch):
-    check_package_device("cpu", ("fp32",))
+    def check(device, *precisions):
+        package.check(ExportTask(Path("run"), Path("bundle"), precisions=precisions, package=device), BLOCKS)
+
+    check("cpu", "fp32")
+    check("none", "int8")
     with pytest.raises(MissingComponentError, match="fp32 only"):
-        check_package_device("cpu", ("fp32", "fp16"))
+        check("cpu", "fp32", "fp16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingComponentError, match="needs a CUDA GPU"):
-        check_package_device("cuda", ("fp16",))
+        check("cuda", "fp16")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("border", [0, 8])
 def test_a_package_is_built_certified_and_run(request, tmp_path, border):
-    from export.run import ExportTask, export_run
+    from export.run import export_run
 
     names = ("wide_run_dir", "wide_blocks") if border else ("run_dir", "real_blocks")
     run_dir, (blocks, qindex, _) = map(request.getfixturevalue, names)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from compiler.compile import CompileOptions, compile_model
+from compiler.compile import compile_model
+from compiler.targets import CUBLASLT, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, C
+from description import task_of_border
 from export.certify import sample_pairs
 from infer.parity import compare, judge
 from tests import helpers
@@ -23,6 +25,7 @@ BATCH = 8160
 def logits_of_every_step(model, lower: str, blocks, qindex) -> dict[str, np.ndarray]:
     """By step, float32 [N, 14]; a step takes raw blocks, scaled maps or rows, as its example arguments do."""
     found: dict[str, np.ndarray] = {}
+    form = model.config.form
 
     def observe(step, made, arguments):
         shape = arguments[0].shape[1:]
@@ -31,11 +34,11 @@ def logits_of_every_step(model, lower: str, blocks, qindex) -> dict[str, np.ndar
         for start in range(0, len(blocks), BATCH):
             part = blocks[start : start + BATCH]
             with torch.no_grad():
-                part = part if raw else luma_channels(part.float()).reshape(-1, *shape)
+                part = part if raw else luma_channels(part.float(), form).reshape(-1, *shape)
                 parts.append(made(part, qindex[start : start + BATCH]))
         found[step] = torch.cat(parts).numpy()
 
-    compile_model(model, CompileOptions(lower=lower), observe)
+    compile_model(model, ONNXRUNTIME_CPU, lower, observe=observe)
     return found
 
 
@@ -52,7 +55,7 @@ def check(model, lower: str, blocks, qindex) -> None:
 def randomised(trunk: str, blocks, qindex, border: int = 0):
     torch.manual_seed(0)
     pairs = torch.from_numpy(blocks[:512]), torch.from_numpy(qindex[:512].astype(np.int32))
-    model = helpers.make_randomised(PartitionModel(ModelConfig(trunk, border=border)), 0, *pairs)
+    model = helpers.make_randomised(PartitionModel(ModelConfig(trunk, task=task_of_border(border))), 0, *pairs)
     return with_sharpness(model, np.random.default_rng(0).uniform(0.7, 1.4, (256, 14)).astype(np.float32))
 
 
@@ -76,10 +79,10 @@ def test_every_step_is_exact_with_a_border(wide_blocks, trunk, lower):
     check(randomised(trunk, blocks, qindex, border=8), lower, blocks[:512], qindex[:512])
 
 
-@pytest.mark.parametrize("options", [CompileOptions(precision="fp16"), CompileOptions(lower="gemm", rows=True)])
-def test_a_border_adds_an_input_and_changes_nothing_behind_the_first_product(trained_like, options):
+@pytest.mark.parametrize("target", [ONNXRUNTIME_CUDA, C, CUBLASLT], ids=lambda t: t.name)
+def test_a_border_adds_an_input_and_changes_nothing_behind_the_first_product(trained_like, target):
     """Also in the forms with a mean subtracted apart: one more matrix is read, of the same number of outputs."""
-    plain, wide = (compile_model(trained_like(border=border), options)[0] for border in (0, 8))
+    plain, wide = (compile_model(trained_like(border=border), target)[0] for border in (0, 8))
     shapes = [[tuple(b.shape) for b in m.core.buffers()] for m in (plain, wide)]
     assert len(shapes[0]) == len(shapes[1])
     changed = [(a, b) for a, b in zip(*shapes, strict=True) if a != b]
@@ -92,7 +95,7 @@ def test_bordered_blocks_of_any_depth_in_either_precision(trained_like, wide_blo
     blocks, qindex = wide_blocks[0][:512].astype(np.int32) << (depth - 8), wide_blocks[1][:512]
     given = torch.from_numpy(blocks if depth > 8 else blocks.astype(np.uint8)), torch.from_numpy(qindex)
     model = trained_like(border=8)
-    compiled, _ = compile_model(model, CompileOptions(precision=precision))
+    compiled, _ = compile_model(model, ONNXRUNTIME_CUDA if precision == "fp16" else ONNXRUNTIME_CPU)
     with torch.no_grad():
         expected, found = model(*given, depth), compiled(*given, depth).float()
         as_graph = compiled(given[0].int(), given[1], torch.tensor(depth, dtype=torch.int32)).float()
@@ -107,7 +110,7 @@ def test_another_mean_than_the_blocks_would_be_seen(trained_like, wide_blocks):
     brighter = blocks.clone()
     brighter[:, :8] = brighter[:, :8] // 2 + 100
     model = trained_like(border=8)
-    compiled, _ = compile_model(model, CompileOptions(lower="gemm"))
+    compiled, _ = compile_model(model, ONNXRUNTIME_CPU, "gemm")
     with torch.no_grad():
         assert (model(brighter, qindex) - model(blocks, qindex)).abs().max() > 0.1
         torch.testing.assert_close(compiled(brighter, qindex), model(brighter, qindex), rtol=0, atol=3e-4)
