@@ -109,7 +109,7 @@ def parse_compute_capabilities(text: str) -> tuple[int, ...]:
         UsageError: if it is no such list.
     """
     words = [word.strip().replace(".", "") for word in text.split(",")] if text.strip() else []
-    if not all(word.isdecimal() and 50 <= int(word) < 1000 for word in words):
+    if not all(word.isdecimal() and len(word) < 5 and 50 <= int(word) < 1000 for word in words):
         raise UsageError(f"--compute-capability {text} is no list of compute capabilities", "write such as 86,89,120")
     return tuple(dict.fromkeys(int(word) for word in words))
 

@@ -5,10 +5,11 @@ A runtime that was asked for runs, or `open_session` fails; only "auto" chooses,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 from bundle import Bundle
-from errors import ForeignArtefactError, MissingComponentError, UntrustedCodeError
+from errors import ForeignArtefactError, MissingComponentError, UntrustedCodeError, not_installed
 from infer.runtime import Runtime
 from infer.runtimes import AUTO_ORDER, RUNTIMES
 from infer.session import Session, SessionOptions
@@ -86,10 +87,8 @@ def require_here(runtime: Runtime) -> None:
     Raises:
         MissingComponentError: if its module is not installed, or it needs a GPU and none is visible.
     """
-    if runtime.requires is not None:
-        module, package = runtime.requires
-        if find_spec(module) is None:
-            raise MissingComponentError(f"{module} is not installed", f"pip install {package}")
+    if runtime.requires is not None and find_spec(runtime.requires) is None:
+        raise not_installed(runtime.requires)
     if runtime.device == "cuda" and not cuda_devices():
         raise MissingComponentError("no CUDA GPU is visible", "nvidia-smi shows what the driver sees")
 
@@ -105,7 +104,8 @@ def _has_file(bundle: Bundle, runtime: Runtime, options: SessionOptions) -> bool
 
 def _no_file(bundle: Bundle, runtime: Runtime, options: SessionOptions) -> MissingComponentError:
     what = f"{options.precision} {runtime.kinds[0]}"
-    samples = "" if options.input_form == "uint8" else " that takes more than 8 bit"
+    shallow = replace(options, bit_depth=8, form="uint8")
+    samples = " that takes more than 8 bit" if _has_file(bundle, runtime, shallow) else ""
     made_by = runtime.made_by.format(precision=options.precision, form=options.input_form)
     return MissingComponentError(
         f"{bundle.root} holds no {what} file{samples} for runtime {runtime.name}",

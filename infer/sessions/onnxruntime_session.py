@@ -19,6 +19,7 @@ from infer.session import SIZES, Prediction, SessionInfo, SessionOptions, joined
 
 # By default the CUDA provider multiplies float32 in TF32, with 10 bits of mantissa: 4e-2 off in our logits on an H200.
 _OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "1"}}
+_TYPES = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
 _QUIET = 3  # errors only: onnxruntime warns of every node it keeps on the CPU by choice
 
 
@@ -151,10 +152,16 @@ def _require_provider() -> None:
 
 
 def _check_graph(session: Any, path: Path, form: str, task: Task) -> None:
-    inputs = {"blocks", "qindex", "bit_depth"} if form == "int32" else {"blocks", "qindex"}
-    found = {i.name for i in session.get_inputs()}, {o.name for o in session.get_outputs()}
-    if found != (inputs, set(task.output_names)):
-        raise ArtefactError(f"{path} is no partition predictor: its graph has other inputs or outputs", "export again")
+    side = task.input.side
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = {"blocks": (form, (side, side)), "qindex": ("int32", ())}
+    if form == "int32":
+        inputs["bit_depth"] = "int32", ()
+    for expected, found in ((inputs, session.get_inputs()), (output_forms(task), session.get_outputs())):
+        declared = {each.name: (each.type, tuple(each.shape[1:])) for each in found}
+        wanted = {name: (_TYPES[dtype], shape) for name, (dtype, shape) in expected.items()}
+        if declared != wanted:
+            odd = ", ".join(sorted(n for n in declared | wanted if declared.get(n) != wanted.get(n)))
+            raise ArtefactError(f"{path} is no partition predictor of its bundle: its {odd} differ", "export again")
 
 
 def _create(path: str, provider: str, threads: int) -> Any:

@@ -57,7 +57,7 @@ def test_errors(program, model, tmp_path):
         (("--model", tmp_path / "nothing"), InputError, "cannot be read"),
         (("--model", tmp_path / "damaged"), InputError, "no blob of av1part"),
         (("--model", model, "--keep", "0.98"), InputError, "no threshold for this share"),
-        (("--model", model, "--threshold", "some"), InputError, "from 0 to 1"),
+        (("--model", model, "--threshold", "some"), UsageError, "--threshold does not take 'some'"),
         (("--model", model, "--bundle", "b"), UsageError, "exclude each other"),
         (("--model", model, "--cpu-used", 7), UsageError, "--cpu-used 7"),
     ):

@@ -9,6 +9,8 @@ import io
 import json
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
@@ -277,6 +279,7 @@ def parts_target(root: Path):
     picture, out = root / "a.png", root / "dataset"
     picture.write_bytes(helpers.png(luma(48, 32)))
     words = ("dataset", "build", picture, "--output-dir", out, "--qindex", "80,220", "--cpu-used", 9, "--jobs", 1)
+    encode_here()
     kept = _parts_of_a_build(words, out)
 
     def draw(rng: Random) -> Case:
@@ -288,6 +291,13 @@ def parts_target(root: Path):
         return Case(files, words, folder=out)
 
     return draw
+
+
+def encode_here() -> None:
+    """Builds of this process start no others."""
+    import data.build
+
+    data.build.local_workers = lambda jobs: nullcontext((ThreadPoolExecutor(jobs), jobs))
 
 
 def _parts_of_a_build(words: tuple, out: Path) -> dict[Path, bytes]:

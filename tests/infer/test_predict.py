@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from data.cutting import cut_blocks
+from description import BLOCKS, BLOCKS_IN_CONTEXT
 from encoder.partition_map import read_partition_map
 from infer.sessions.torch_session import reference_prediction
 from tests.helpers import SAMPLE
@@ -56,10 +57,10 @@ def test_frames_are_predicted_as_their_blocks(cli, write, luma, tmp_path, bundle
     words = write(suffix, bit_depth)
     ended = cli("predict", *words, "--bundle", bundle_dir, "--qindex", 90, "--check-parity", "--json")
     assert ended.code == 0 and not ended.complaints
-    assert f"read {words[0]}: {frames} frame(s) of 72x40" in ended.out and "3 x 5 nodes" in ended.out
+    assert f"read {words[0]}: {frames} frame(s) of 72x40" in ended.out and "3 x 5 blocks" in ended.out
     assert ended.json["blocks"] == 15 * frames == ended.json["parity"]["count"]
     deep = luma[:frames].astype(np.uint8 if bit_depth == 8 else np.uint16) << (bit_depth - 8)
-    np.save(tmp_path / "blocks.npy", np.concatenate([cut_blocks(frame) for frame in deep]))
+    np.save(tmp_path / "blocks.npy", np.concatenate([cut_blocks(frame, BLOCKS.input) for frame in deep]))
     options = ("--bundle", bundle_dir, "--qindex", 90, "--bit-depth", bit_depth)
     assert cli("predict", tmp_path / "blocks.npy", *options).code == 0
     with np.load(tmp_path / "clip.partitions.npz") as ours, np.load(tmp_path / "blocks.partitions.npz") as plain:
@@ -80,7 +81,7 @@ def test_frames_of_a_model_that_sees_a_border_are_predicted_as_their_bordered_bl
     assert ended.code == 0 and not ended.complaints
     frames = 1 if suffix == ".png" else 3
     deep = luma[:frames].astype(np.uint8 if bit_depth == 8 else np.uint16) << (bit_depth - 8)
-    np.save(tmp_path / "blocks.npy", np.concatenate([cut_blocks(frame, 8) for frame in deep]))
+    np.save(tmp_path / "blocks.npy", np.concatenate([cut_blocks(frame, BLOCKS_IN_CONTEXT.input) for frame in deep]))
     assert cli("predict", tmp_path / "blocks.npy", *options, "--bit-depth", bit_depth).code == 0
     with np.load(tmp_path / "clip.partitions.npz") as ours, np.load(tmp_path / "blocks.partitions.npz") as plain:
         np.testing.assert_array_equal(ours["partition"], plain["partition"])
@@ -124,6 +125,8 @@ def test_a_qindex_for_each_block_of_a_clip(cli, write, tmp_path, bundle_dir):
     assert ended.code == 3 and "45" in "".join(ended.complaints)
 
 
+RAW = bytes(range(256)) * 24  # a frame of 64x64 in 4:2:0
+
 BAD_FRAMES = {
     "cut in the second frame": (3, ".y4m", lambda c: c[: len(c) // 2], ()),
     "cut in the header": (3, ".y4m", lambda c: c[:12], ()),
@@ -132,11 +135,11 @@ BAD_FRAMES = {
     "empty": (3, ".y4m", lambda c: b"", ()),
     "text named as a picture": (3, ".png", lambda c: b"text", ()),
     "text named as a video": (3, ".mp4", lambda c: b"text", ()),
-    "raw without a size": (2, ".yuv", lambda c: c, ()),
-    "raw with a wrong size": (3, ".yuv", lambda c: c[:-1], ("--size", "64x64")),
-    "raw of no size": (2, ".yuv", lambda c: c, ("--size", "large")),
-    "raw of a negative size": (2, ".yuv", lambda c: c, ("--size", "-64x64")),
-    "raw of size 0": (3, ".yuv", lambda c: c, ("--size", "0x64")),
+    "raw without a size": (2, ".yuv", lambda c: RAW, ()),
+    "raw with a wrong size": (3, ".yuv", lambda c: RAW[:-1], ("--size", "64x64")),
+    "raw of no size": (2, ".yuv", lambda c: RAW, ("--size", "large")),
+    "raw of a negative size": (2, ".yuv", lambda c: RAW, ("--size", "-64x64")),
+    "raw of size 0": (3, ".yuv", lambda c: RAW, ("--size", "0x64")),
 }
 
 

@@ -8,17 +8,19 @@ import pytest
 import torch
 
 from data.dataset import load_split, open_dataset
+from description import BLOCKS
 from errors import ArtefactError, InputError, MissingComponentError, ToolkitError, UsageError
-from partition import HEADS, head_targets
 from train.average import Average
 from train.batches import DeviceBlocks
 from train.config import TrainConfig
 from train.distributed import World, pick_device, world
 from train.loop import StageLoop, epoch_seed, predict_logits
 from train.model import ModelConfig, PartitionModel
+from train.stages import STAGES
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
+LEVEL = BLOCKS.levels[0]
 
 
 def silent(done, total, text):
@@ -34,7 +36,7 @@ def data(tiny_dataset):
 def make_loop(data, stage=2, **config):
     torch.manual_seed(0)
     config = TrainConfig(batch_size=64, **config)
-    return StageLoop(PartitionModel(config.model), stage, config, *data, ALONE)
+    return StageLoop(PartitionModel(config.model), STAGES[stage - 1], config, *data, ALONE)
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def test_validation_metrics_are_those_of_the_epochs_weights(data):
     loop = make_loop(data, 2, epochs=1)
     for state in loop.epochs(silent):
         logits = predict_logits(loop.net.model, data[1])
-        expected = head_metrics(logits, data[1].label.numpy())["macro"]
+        expected = head_metrics(logits, data[1].label[:, 0].numpy(), LEVEL)["macro"]
         assert state.history[0]["heads"]["macro"] == expected
         assert state.history[0]["val_loss"] == expected["log_loss"]
 
@@ -235,8 +237,9 @@ def test_the_auxiliary_heads_log_loss_is_recorded_beside(data):
     judged = loop._judged_net.eval()
     batch = data[1].batch(torch.arange(len(data[1])))
     with torch.no_grad():
-        logits = judged.auxiliary(judged.model.stage1_features(*judged.model.body(batch.blocks, batch.qindex)))
-    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(as_none(data[1].label.numpy())).long())
+        logits = judged.auxiliary(judged.model.stage1_features(*judged.model.body(batch.blocks, batch.qindex))[0])
+    known = torch.from_numpy(as_none(data[1].label[:, 0].numpy()))
+    expected = torch.nn.functional.cross_entropy(logits, known.long())
     assert state.history[0]["auxiliary_log_loss"] == pytest.approx(float(expected), abs=1e-5)
     assert "auxiliary_log_loss" not in make_loop(data, 1, stage1_loss="binary")._judge({})
 
@@ -252,15 +255,15 @@ def test_training_metrics_are_those_of_a_slow_count(data):
     from train.measures.metrics import as_none, confusion
 
     loop = make_loop(data, 3, epochs=1)
-    label = data[0].label[:200]
+    label = data[0].label[:200].long()
     logits = {h: torch.randn(200, n) for h, n in (("rect", 2), ("ab", 4), ("four", 2))}
-    counts = HeadCounts(loop.net, ("rect", "ab", "four"), CPU)
+    counts = HeadCounts(loop.net, CPU)
     for part in (slice(0, 50), slice(50, 200)):
         counts.add({h: z[part] for h, z in logits.items()}, label[part])
     for head, matrix in counts.matrices().items():
-        target = head_targets()[head][as_none(label.numpy())]
+        target = LEVEL.targets[head][as_none(label[:, 0].numpy())]
         keep = target >= 0
-        assert np.array_equal(matrix, confusion(target[keep], logits[head].argmax(1).numpy()[keep], len(HEADS[head])))
+        assert np.array_equal(matrix, confusion(target[keep], logits[head].argmax(1).numpy()[keep], len(matrix)))
 
 
 def test_bfloat16_changes_the_loss_by_little_and_the_weights_stay_float32(data):
@@ -286,16 +289,21 @@ def test_a_stage_without_pairs_to_learn_from_is_bad_input(data, stage, partition
     """Flat content: everything NONE. A BatchNorm needs two pairs at least."""
     train = DeviceBlocks(load_split_with(data[0], partitioned), CPU)
     with pytest.raises(InputError, match=f"stage {stage}"):
-        list(StageLoop(PartitionModel(ModelConfig()), stage, TrainConfig(), train, data[1], ALONE).epochs(silent))
+        list(
+            StageLoop(PartitionModel(ModelConfig()), STAGES[stage - 1], TrainConfig(), train, data[1], ALONE).epochs(
+                silent
+            )
+        )
 
 
 def load_split_with(device_blocks, partitioned):
     """The same pairs, all NONE but the first few."""
     from data.dataset import BlockSet
 
-    label = np.zeros(len(device_blocks), np.uint8)
+    label = np.zeros((len(device_blocks), 1), np.uint8)
     label[:partitioned] = 1
     return BlockSet(
+        BLOCKS,
         device_blocks.blocks.numpy(),
         device_blocks.block.numpy(),
         device_blocks.qindex.numpy().astype(np.uint8),
@@ -336,6 +344,9 @@ def test_a_training_that_diverges_says_so(data):
         {"distillation": 1.1},
         {"distillation": float("nan")},
         {"calibration_pictures": -1},
+        {"covered_weight": 0.0},
+        {"covered_weight": 1.5},
+        {"covered_weight": float("nan")},
         {"passes": 0},
         {"augmentation": "contrast", "model": ModelConfig("resnet18")},
         {"epochs": 0},
