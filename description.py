@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -70,7 +70,7 @@ PARTITION_HIERARCHY = (
 
 def hierarchy_of(types: Sequence[Partition]) -> tuple[Head, ...]:
     """PARTITION_HIERARCHY without the classes that no type of `types` falls into; a head left with one class goes,
-    and the class it divides becomes that type itself.
+    and the class it divides becomes that type itself, or what the next head divides.
 
     Args:
         types: legal at a level.
@@ -81,8 +81,12 @@ def hierarchy_of(types: Sequence[Partition]) -> tuple[Head, ...]:
     for head in reversed(PARTITION_HIERARCHY):  # children come after their parents
         names = tuple(becomes.get(c, c) for c in head.classes)
         classes = tuple(c for c in names if c in kept or any(h.divides == (head.name, c) for h in heads))
+        if kept.issuperset(classes):  # all of them types: in their order
+            classes = tuple(sorted(classes, key=lambda c: Partition[c]))
         if len(classes) > 1 or head.divides is None:
             heads.insert(0, Head(head.name, classes, head.divides))
+        elif divided := [h for h in heads if h.divides == (head.name, *classes)]:
+            heads[heads.index(divided[0])] = replace(divided[0], divides=head.divides)
         elif classes:
             becomes[head.divides[1]] = classes[0]
     return tuple(heads)
