@@ -1,7 +1,6 @@
 """description.py: what may be a task, the chain rule beside a walk down the tree, and what files say of tasks."""
 
 import itertools
-import json
 import math
 from dataclasses import replace
 
@@ -13,7 +12,6 @@ from description import (
     BLOCKS_IN_CONTEXT,
     NO_SAY,
     PARTITION_HIERARCHY,
-    TASKS,
     Head,
     InputForm,
     Level,
@@ -21,7 +19,6 @@ from description import (
     chain_rule,
     hierarchy_of,
     level_of,
-    task_of_border,
 )
 from partition import Partition
 from tests.helpers import HORZ, LEGAL, NONE, SPLIT, VERT
@@ -352,85 +349,6 @@ def test_probabilities_and_likeliest_types_of_each_node(task):
                 assert np.allclose(found, expected, rtol=1e-6)
                 assert likeliest[n, node] == level.types[int(np.argmax(expected))]
             at, node, column = at + level.logits, node + 1, column + len(level.types)
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", [BLOCKS, BLOCKS_IN_CONTEXT, TOY, SUPERBLOCK, FLAT_TASK])
-def test_a_task_comes_back_from_json(task):
-    found = Task.from_json(json.loads(json.dumps(task.to_json())))
-    assert found == task and hash(found) == hash(task)
-
-
-def test_the_tasks_that_ship_have_their_names():
-    assert TASKS == {"blocks": BLOCKS, "blocks-in-context": BLOCKS_IN_CONTEXT}
-    assert BLOCKS.input.side == 16 and BLOCKS_IN_CONTEXT.input.side == 32
-
-
-def changed(path, value):
-    """The blocks' JSON with one value changed, added, or (with ...) taken out."""
-    values = json.loads(json.dumps(BLOCKS.to_json()))
-    *way, last = path
-    place = values
-    for step in way:
-        place = place[step]
-    if value is ...:
-        del place[last]
-    else:
-        place[last] = value
-    return values
-
-
-LEVEL0, HEAD0 = ("levels", 0), ("levels", 0, "heads", 0)
-MALFORMED = {
-    "nothing": None,
-    "a word": "blocks",
-    "a list": [],
-    "no name": changed(("name",), ...),
-    "a name that is a number": changed(("name",), 3),
-    "no input": changed(("input",), ...),
-    "no levels": changed(("levels",), ...),
-    "levels are empty": changed(("levels",), []),
-    "levels are a word": changed(("levels",), "16"),
-    "a level is a number": changed(("levels", 0), 16),
-    "a key too many": changed(("colour",), "blue"),
-    "an input without unit": changed(("input", "unit"), ...),
-    "an input of a word": changed(("input", "unit"), "16"),
-    "an input of a fraction": changed(("input", "unit"), 16.0),
-    "an input of true": changed(("input", "border"), True),
-    "an input with a key too many": changed(("input", "depth"), 8),
-    "an input of another size": changed(("input", "unit"), 8),
-    "a node larger than its unit": changed((*LEVEL0, "node_size"), 32),
-    "a node of a word": changed((*LEVEL0, "node_size"), "16"),
-    "a type that is none": changed((*LEVEL0, "types", 3), "SPLAT"),
-    "a type that is a list": changed((*LEVEL0, "types", 3), ["SPLIT"]),
-    "types are a number": changed((*LEVEL0, "types"), 10),
-    "a type missing": changed((*LEVEL0, "types", 9), ...),
-    "heads are missing": changed((*LEVEL0, "heads"), ...),
-    "a head without a name": changed((*HEAD0, "name"), ...),
-    "a head without classes": changed((*HEAD0, "classes"), ...),
-    "a head without what it divides": changed((*HEAD0, "divides"), ...),
-    "a class that is a number": changed((*HEAD0, "classes", 0), 0),
-    "divides a word": changed(("levels", 0, "heads", 1, "divides"), "stage1"),
-    "divides three": changed(("levels", 0, "heads", 1, "divides"), ["stage1", "PARTITIONED", "x"]),
-}
-
-
-@pytest.mark.parametrize("case", MALFORMED)
-def test_what_describes_no_task_is_refused(case):
-    with pytest.raises(ValueError, match="describes no task"):
-        Task.from_json(MALFORMED[case])
-
-
-def test_the_border_tells_the_task_of_older_files():
-    assert task_of_border(0) == BLOCKS and task_of_border(8) == BLOCKS_IN_CONTEXT
-
-
-@pytest.mark.parametrize("border", [4, -8, 8.0, "8", None, True, False, [8]])
-def test_a_border_that_no_older_file_had_is_refused(border):
-    with pytest.raises(ValueError, match="border"):
-        task_of_border(border)
 
 
 def test_ids_are_those_of_the_drawings():
