@@ -9,10 +9,10 @@ from random import Random
 
 os.environ["OMP_NUM_THREADS"] = "1"  # as tests/conftest.py has it
 
-from tests.fuzz import harness, runs
+from tests.fuzz import harness
 from tests.fuzz.kill import run_loop
 from tests.fuzz.loops import LOOPS
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.runs import TARGETS
 
 
 def main(name: str, number: str, count: str = "") -> None:

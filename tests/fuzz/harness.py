@@ -33,9 +33,14 @@ SECONDS = 20
 """After which an input counts as one that hangs."""
 MEMORY = 2 << 30
 """Bytes that an input may take, over what the process takes before it reads any."""
+_RESERVED = 1 << 30
+"""Bytes of addresses that threads may reserve besides, and never fill."""
 _ALL_CODES = range(8)
 _PROGRESS = re.compile(r"[\d,]+ (%|done)")
 _SHOWN = 5
+
+Words = tuple[object, ...] | Callable[[], object]
+"""A command line; or, where no command does it, a call that raises what a command would report."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Case:
 
     Attributes:
         files: what to write, the damaged file among them, by path.
-        words: the command line that reads it; or, where no command does, a call that raises what it would report.
+        words: what reads it.
         outputs: what a command that succeeds writes anew, and one that fails leaves alone.
         extra: what one that fails may leave besides, such as results as far as they came.
         folder: where a command keeps finished work for the next one to go on from, even if it fails; nothing in it may
@@ -52,7 +57,7 @@ class Case:
     """
 
     files: Mapping[Path, bytes]
-    words: tuple[object, ...] | Callable[[], object]
+    words: Words
     outputs: tuple[Path, ...] = ()
     extra: tuple[Path, ...] = ()
     folder: Path | None = None
@@ -127,7 +132,7 @@ def listing(root: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def call(words: tuple[object, ...] | Callable[[], object], quiet: bool) -> tuple[object, str]:
+def call(words: Words, quiet: bool) -> tuple[object, str]:
     out, err = (io.StringIO(), io.StringIO()) if quiet else (sys.stdout, sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -151,6 +156,8 @@ def _judge_words(verdict: Verdict) -> None:
     labels = [line.split(":", 1)[0] for line in lines]
     if verdict.code not in _ALL_CODES:
         verdict.problems.append(f"exit {verdict.code}")
+    if "memory" in verdict.text:
+        verdict.problems.append("asked for more memory than there is")
     if labels not in ([[]] if verdict.code == 0 else [["error"], ["error", "hint"]]):
         verdict.problems.append("stderr is not one line of error and one of hint")
 
@@ -205,10 +212,10 @@ def _peak() -> int:
 
 
 def _limit_memory() -> None:
-    """What an input takes beyond MEMORY fails, instead of taking the machine down."""
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    limit = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    """What an input takes far beyond MEMORY fails, instead of taking the machine down."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY + _RESERVED
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _save(root: Path, name: str, number: int, case: Case) -> None:

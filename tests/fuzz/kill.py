@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 import files
-from tests.fuzz.harness import call, listing
+from tests.fuzz.harness import Words, call, listing
 
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -34,7 +34,7 @@ class Loop:
         start: puts an earlier result there, if it is not that of the command before.
     """
 
-    words: tuple[tuple[object, ...], tuple[object, ...]]
+    words: tuple[Words, Words]
     whole: Callable[[], object]
     start: Callable[[], object] = lambda: None
 
@@ -81,14 +81,14 @@ def run_loop(prepare: Callable[[Path], Loop], name: str, root: Path, count: int)
     (root / "problems").write_text("".join(f"{problem}\n" for problem in problems))
 
 
-def _must_succeed(words: tuple[object, ...], problems: list[str]) -> None:
+def _must_succeed(words: Words, problems: list[str]) -> None:
     files._swept.clear()  # a new process would know of no folder that it was swept
     code, text = call(words, quiet=True)
     if code != 0:
         problems.append(f"{words} ended with {code}: {text.strip()[-500:]}")
 
 
-def _kill(clock: _Clock, words: tuple[object, ...], moment: int | float) -> str:
+def _kill(clock: _Clock, words: Words, moment: int | float) -> str:
     """Run a command in a fork that dies at that moment: before a call of that number, or after so many seconds."""
     child = os.fork()
     if not child:

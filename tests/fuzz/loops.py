@@ -100,6 +100,7 @@ def train(root: Path) -> Loop:
 @_loop
 def export(root: Path) -> Loop:
     from bundle import open_bundle
+
     _few_reference_pairs()
     words, out = runs.training(root)
     run_words(words)

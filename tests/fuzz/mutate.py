@@ -253,7 +253,10 @@ def _zipped(rng: Random, members: list[tuple[str, bytes]]) -> bytes:
     out = io.BytesIO()
     method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
     method = rng.choice((method, method, method, zipfile.ZIP_LZMA))
-    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(out, "w", method) as archive:  # of names that are there
+    with (
+        warnings.catch_warnings(action="ignore"),
+        zipfile.ZipFile(out, "w", method) as archive,
+    ):  # of names that are there
         for name, content in members:
             info = zipfile.ZipInfo(name.encode("utf-8", "replace").decode() or "x", (1980, 1, 1, 0, 0, 0))
             archive.writestr(info, content, method)

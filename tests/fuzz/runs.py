@@ -12,7 +12,9 @@ from random import Random
 from tests import helpers
 from tests.fuzz import media, mutate
 from tests.fuzz.harness import Case, run_words
-from tests.fuzz.targets import target
+from tests.fuzz.targets import TARGETS, target
+
+__all__ = ["TARGETS"]
 
 _OPTIONS = ("--trunk", "slight", "--qindex-input", "none", "--stage", 1, "--epochs", 2, "--batch-size", 128)
 
