@@ -177,13 +177,17 @@ def slow_labels(bsize, width, height, superblock):
     return labels
 
 
+FRAMES = {
+    "seed": st.integers(0, 2**32 - 1),
+    "width": st.integers(16, 220),
+    "height": st.integers(16, 220),
+    "superblock": st.sampled_from([64, 128]),
+}
+"""What frames are drawn of."""
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    width=st.integers(16, 220),
-    height=st.integers(16, 220),
-    superblock=st.sampled_from([64, 128]),
-)
+@given(**FRAMES)
 def test_random_trees_give_the_trees_labels_and_the_slow_twins(seed, width, height, superblock):
     """Frames of any size: nodes at the edge are cut, nodes that stick out have no label."""
     bsize, expected = random_frame(seed, width, height, superblock)
@@ -243,12 +247,7 @@ def enter(levels, top, left, size, tree):
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    width=st.integers(16, 220),
-    height=st.integers(16, 220),
-    superblock=st.sampled_from([64, 128]),
-)
+@given(**FRAMES)
 def test_the_tree_holds_every_node_of_every_size(seed, width, height, superblock):
     """Nodes that straddle the frame's edge too; frames are padded to 8 samples."""
     rng, padded = np.random.default_rng(seed), (-(-height // 8) * 8, -(-width // 8) * 8)

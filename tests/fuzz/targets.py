@@ -189,24 +189,22 @@ def manifest_target(root: Path):
 
 @target("safetensors")
 def safetensors_target(root: Path):
-    bundle = _with_inputs(root, WEIGHTS)
-    good = bundle.read(WEIGHTS)
-
-    def draw(rng: Random) -> Case:
-        files = bundle.sealed(WEIGHTS, media.safetensors_file(rng, good))
-        return Case(files, *_of_bundle(root, bundle, rng, ("torch",)), (root / "out.partial.npz",))
-
-    return draw
+    return _predicting(root, WEIGHTS, (), media.safetensors_file, ("torch",))
 
 
 @target("onnx")
 def onnx_target(root: Path):
-    bundle = _with_inputs(root, ONNX, REFERENCE)
-    good = bundle.read(ONNX)
+    return _predicting(root, ONNX, (REFERENCE,), media.onnx_file, ("onnxruntime-cpu", "verify"))
+
+
+def _predicting(root: Path, name: str, beside: tuple[str, ...], damaged, runtimes: tuple[str, ...]):
+    """Files of a bundle that `predict` or `verify` computes with."""
+    bundle = _with_inputs(root, name, *beside)
+    good = bundle.read(name)
 
     def draw(rng: Random) -> Case:
-        files = bundle.sealed(ONNX, media.onnx_file(rng, good))
-        return Case(files, *_of_bundle(root, bundle, rng, ("onnxruntime-cpu", "verify")), (root / "out.partial.npz",))
+        files = bundle.sealed(name, damaged(rng, good))
+        return Case(files, *_of_bundle(root, bundle, rng, runtimes), (root / "out.partial.npz",))
 
     return draw
 
