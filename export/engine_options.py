@@ -77,10 +77,10 @@ class EngineOptions:
         Raises:
             ValueError: if they do not rise.
         """
-        frame = reads.input.blocks_in(FRAME_1080P)
         least, opt, most = self.min_batch, self.opt_batch, self.max_batch
         if opt is None:
-            opt = min(max(frame, least), most or frame)
+            opt = max(reads.input.blocks_in(FRAME_1080P), least)
+            opt = opt if most is None else min(opt, most)
         most = max(_SAMPLES // reads.input.unit**2, opt) if most is None else most
         _require_rising(least, opt, most)
         return least, opt, most

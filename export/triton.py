@@ -132,8 +132,8 @@ def config(name: str, entry: BundleFile, batching: Batching, task: Task) -> str:
         batching: how to join requests.
         task: what the model reads and answers.
     """
-    frame = task.input.blocks_in(FRAME_1080P)
-    side, largest = task.input.side, batching.largest * frame
+    side, frame = task.input.side, task.input.blocks_in(FRAME_1080P)
+    largest = batching.largest * frame
     platform, _ = PLATFORMS[_runtimes(entry)[0]]
     if entry.engine:
         largest = min(largest, EngineRecord.of(name, entry).max_batch)

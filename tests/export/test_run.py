@@ -72,7 +72,7 @@ def test_a_bundle_of_one_input_form_serves_its_bit_depth_and_says_what_it_lacks(
     assert not [name for name in bundle.manifest.files if "int32" in name]
     blocks, qindex, _ = (a[:64] for a in real_blocks)
     assert len(open_session(bundle, "onnxruntime-cpu", SessionOptions(8)).predict(blocks, qindex).partition) == 64
-    with pytest.raises(MissingComponentError, match="no fp32 int32 onnx"):
+    with pytest.raises(MissingComponentError, match="no fp32 onnx file that takes more than 8 bit"):
         open_session(bundle, "onnxruntime-cpu", SessionOptions(10))
 
 

@@ -5,6 +5,7 @@ Loading an engine needs the GPU that it is for: what then follows is in tests/in
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import sys
@@ -17,6 +18,7 @@ import pytest
 import export.artefacts.engine
 import export.engine_options
 from bundle import open_bundle
+from compiler.compile import compile_model
 from compiler.targets import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from description import BLOCKS
 from errors import ArtefactError, MissingComponentError, UsageError
@@ -24,12 +26,14 @@ from export.artefacts.engine import build_engines, not_run, previous_engines
 from export.engine_builder import EngineTask, build_engine
 from export.engine_options import EngineOptions, engine_tools, parse_compute_capabilities
 from export.engine_types import PRODUCTS
+from export.onnx_writer import build_onnx
 from export.plan import ExportTask, Work
 from files import sha256_of
 from infer.sessions.cuda import Gpu
 from infer.sessions.engine_record import EngineRecord
 from infer.sessions.tensorrt_library import open_library
 from tests.helpers import copy_of, rewrite, tree
+from tests.superblocks import SUPERBLOCKS, pyramid, pyramid_model, superblocks_of
 from tests.tensorrt_stub import make_tensorrt
 
 SM = (86, 89, 120)
@@ -123,6 +127,21 @@ def test_a_network_that_sees_a_border_becomes_an_engine_of_the_same_types(wide_b
     assert any(kind.startswith("POOLING") for kind in record.layers)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("form", ["uint8", "int32"])
+def test_a_model_of_several_levels_becomes_an_engine_of_the_same_types(rtx, sample, precision, form):
+    """In float16 all but what comes before the first product, which is the scaling of samples and their mean."""
+    target = ONNXRUNTIME_CUDA if precision == "fp16" else ONNXRUNTIME_CPU
+    with pyramid():
+        compiled = compile_model(pyramid_model(*superblocks_of(sample), temperature="qindex"), target)[0]
+    graph = build_onnx(compiled, form, {}, SUPERBLOCKS).SerializeToString()
+    batches = EngineOptions("tensorrt-rtx").batches(SUPERBLOCKS)
+    assert batches == (1, 510, 4096)
+    built = build_engine(rtx, EngineTask(graph, "the engine", precision, batches, sm=89), quiet)
+    products = {kind for layer in built.layers if layer.kind in PRODUCTS for _, kind in layer.outputs}
+    assert products == {"float16" if precision == "fp16" else "float32"} and len(built.plan) > 10_000
+
+
 def test_parity_that_could_not_be_run_is_said_never_left_out(engines, engine_bundle):
     for name, (entry, record) in engines.items():
         why = f"needs a GPU of SM {record.sm // 10}.{record.sm % 10}"
@@ -171,9 +190,6 @@ def test_a_bundle_with_engines_is_verified_where_they_cannot_run(engine_bundle, 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("trunk", ["compact", "resnet18"])
 def test_both_trunks_and_both_input_forms_build(trained_like, rtx, trunk, precision):
-    from compiler.compile import compile_model
-    from export.onnx_writer import build_onnx
-
     target = ONNXRUNTIME_CUDA if precision == "fp16" else ONNXRUNTIME_CPU
     compiled = compile_model(trained_like(trunk=trunk), target)[0]
     for form in ("uint8", "int32"):
@@ -191,6 +207,8 @@ def again(engine_bundle, tmp_path, monkeypatch):
     """Build engines anew in a copy of that bundle; gives the names that were built, and what came out."""
     root, new = copy_of(engine_bundle[0], tmp_path / "bundle"), tmp_path / "new"
     new.mkdir()
+    for path in root.glob("*.onnx"):
+        os.link(path, new / path.name)
     built = []
 
     def instead(library, task, progress):

@@ -26,6 +26,8 @@ from tests.helpers import copy_of, rewrite
 
 RECORD = PackageRecord("aotinductor", torch_release(), "cpu", local_target("cpu"), "cli.py export --package cpu")
 
+TRUSTED = SessionOptions(run_code=True)
+
 
 def bundle_with_package(bundle_dir, folder, **changes):
     """A copy of a bundle with a file that the manifest calls a package."""
@@ -51,9 +53,9 @@ def test_a_package_of_another_machine_is_refused_with_the_command(bundle_dir, tm
     monkeypatch.setattr(infer.sessions.package_record.torch.cuda, "is_available", lambda: False)
     bundle = open_bundle(bundle_with_package(bundle_dir, tmp_path / "b", **changes))
     with pytest.raises(ForeignArtefactError, match=words) as error:
-        open_session(bundle, "aotinductor", SessionOptions())
+        open_session(bundle, "aotinductor", TRUSTED)
     assert RECORD.command in error.value.hint and error.value.exit_code == 6
-    checks = verify_bundle(bundle.root, lambda _: None).checks
+    checks = verify_bundle(bundle.root, lambda _: None, run_code=True).checks
     [check] = [c for c in checks if c.runtime == "aotinductor"]
     assert check.found is None and words in check.not_run
 
@@ -61,7 +63,7 @@ def test_a_package_of_another_machine_is_refused_with_the_command(bundle_dir, tm
 def test_what_is_no_package_is_refused(bundle_dir, tmp_path):
     bundle = open_bundle(bundle_with_package(bundle_dir, tmp_path / "b"))
     with pytest.raises(ArtefactError, match="PyTorch refuses"):
-        open_session(bundle, "aotinductor", SessionOptions())
+        open_session(bundle, "aotinductor", TRUSTED)
 
 
 @pytest.mark.parametrize("lost", ["device", "target", "command"])
@@ -71,7 +73,7 @@ def test_a_manifest_that_does_not_say_for_what(bundle_dir, tmp_path, lost):
     del manifest["files"]["model.pt2"]["package"][lost]
     rewrite(root / "manifest.json", json.dumps(manifest))
     with pytest.raises(ArtefactError, match="does not say"):
-        open_session(open_bundle(root), "aotinductor", SessionOptions())
+        open_session(open_bundle(root), "aotinductor", TRUSTED)
 
 
 @pytest.mark.parametrize("options", [SessionOptions(10), SessionOptions(precision="fp16")])
@@ -106,10 +108,10 @@ def test_a_package_is_built_certified_and_run(request, tmp_path, border):
     assert name == f"model.fp32.{local_target('cpu')}.aotinductor-{torch_release()}.pt2"
     assert set(manifest.files[name].parity) == {"8 bit", "reference"}
     bundle = open_bundle(tmp_path / "b")
-    session = open_session(bundle, "aotinductor", SessionOptions())
+    session = open_session(bundle, "aotinductor", TRUSTED)
     expected = open_session(bundle, "torch", SessionOptions()).predict(blocks, qindex)
     for count in (1, 2, 333, 2048):  # the batch is dynamic
         found = session.predict(blocks[:count], qindex[:count])
         assert judge(compare(expected.logits[:count], found.logits, qindex[:count]), "fp32") == []
         np.testing.assert_array_equal(found.partition, found.probability.argmax(1))
-    verify_bundle(tmp_path / "b", lambda _: None).raise_failures()
+    verify_bundle(tmp_path / "b", lambda _: None, run_code=True).raise_failures()
