@@ -230,6 +230,15 @@ def long_clip(tmp_path_factory):
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL]
 
 
+def wait_until_caught(process, number):
+    """Until the process says to the kernel that it catches the signal: on a busy machine that takes its time."""
+    for _ in range(1000):
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        if int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1:
+            return
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_interrupted(enc, folder, long_clip, number):
     for name in ("old.ivf", "old.yuv"):
@@ -238,6 +247,8 @@ def test_interrupted(enc, folder, long_clip, number):
         before = contents(folder)
         words = [enc.program, long_clip, "--cpu-used", "4", "-o", names[0], "--recon", names[1]]
         process = subprocess.Popen(words, cwd=folder, env=enc.environment, stderr=subprocess.DEVNULL)
+        if delay >= 0.1 and number != signal.SIGKILL:
+            wait_until_caught(process, number)
         time.sleep(delay)
         process.send_signal(number)
         status = process.wait(20)
