@@ -72,17 +72,12 @@ class EngineOptions:
                 raise ValueError(f"{option} is for --engine tensorrt: tensorrt-rtx binds an engine to its release")
 
     def batches(self, reads: Task) -> tuple[int, int, int]:
-        """Least, likeliest and largest batch of a model.
-
-        Raises:
-            ValueError: if they do not rise.
-        """
+        """Least, likeliest and largest batch of a model, which rise."""
         least, opt, most = self.min_batch, self.opt_batch, self.max_batch
         if opt is None:
             opt = max(reads.input.blocks_in(FRAME_1080P), least)
             opt = opt if most is None else min(opt, most)
         most = max(_SAMPLES // reads.input.unit**2, opt) if most is None else most
-        _require_rising(least, opt, most)
         return least, opt, most
 
     def words(self, reads: Task) -> str:

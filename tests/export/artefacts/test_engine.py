@@ -21,10 +21,10 @@ from bundle import open_bundle
 from compiler.compile import compile_model
 from compiler.targets import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from description import BLOCKS
-from errors import ArtefactError, MissingComponentError, UsageError
+from errors import ArtefactError
 from export.artefacts.engine import build_engines, not_run, previous_engines
 from export.engine_builder import EngineTask, build_engine
-from export.engine_options import EngineOptions, engine_tools, parse_compute_capabilities
+from export.engine_options import EngineOptions, engine_tools
 from export.engine_types import PRODUCTS
 from export.onnx_writer import build_onnx
 from export.plan import ExportTask, Work
@@ -344,98 +344,11 @@ def test_ctrl_c_during_a_real_build_raises_and_leaves_nothing(engine_bundle, rtx
     assert len(heard) >= 2 and tree(root) == before
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"runtime": "openvino"}, "tensorrt or tensorrt-rtx"),
-        ({"min_batch": 0}, "batches must rise"),
-        ({"min_batch": 9000, "opt_batch": 8160}, "batches must rise"),
-        ({"opt_batch": 70000, "max_batch": 65536}, "batches must rise"),
-        ({"max_batch": 1 << 24}, "batches must rise"),
-        ({"opt_batch": 0}, "batches must rise"),
-        ({"forms": ()}, "uint8 and int32"),
-        ({"forms": ("uint16",)}, "uint8 and int32"),
-        ({"runtime": "tensorrt", "compute_capabilities": (89,)}, "--compute-capability is for --engine tensorrt-rtx"),
-        ({"hardware_compatible": "all"}, "hardware compatibility is one of"),
-        ({"hardware_compatible": "ampere-plus"}, "--hardware-compatible is for --engine tensorrt"),
-        ({"version_compatible": True}, "--version-compatible is for --engine tensorrt"),
-        ({"timing_cache": "x"}, "--timing-cache is for --engine tensorrt"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(options, said):
-    with pytest.raises(ValueError, match=said):
-        EngineOptions(**{"runtime": "tensorrt-rtx"} | options)
-
-
-@pytest.mark.parametrize(
-    ("text", "found"), [("", ()), ("86,89,120", SM), ("8.6, 8.9 ,12.0", SM), ("89,89", (89,)), (" ", ())]
-)
-def test_compute_capabilities_are_read(text, found):
-    assert parse_compute_capabilities(text) == found
-
-
-@pytest.mark.parametrize("text", ["sm89", "89;86", "9", "-89", "89,", "8.9.1.1", "1e2"])
-def test_what_is_no_list_of_compute_capabilities_is_a_usage_error(text):
-    with pytest.raises(UsageError, match="no list of compute capabilities"):
-        parse_compute_capabilities(text)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--engine", "tensorrt-rtx", "--opt-batch", "0"),
-        ("--engine", "tensorrt-rtx", "--compute-capability", "all"),
-        ("--engine", "tensorrt-rtx", "--timing-cache", "cache"),
-        ("--engine", "tensorrt", "--compute-capability", "89"),
-        ("--engine", "openvino"),
-        ("--max-batch", "1024"),
-        ("--engine", "none", "--version-compatible"),
-    ],
-)
-def test_wrong_words_end_as_usage_errors_and_touch_nothing(cli, engine_bundle, words):
-    before = tree(engine_bundle[0])
-    ended = cli("export", "--output-dir", engine_bundle[0], *words)
-    assert ended.code == 2 and len(ended.complaints) == 2 and tree(engine_bundle[0]) == before
-
-
-def test_a_precision_that_nothing_could_check_is_refused(rtx):
-    with pytest.raises(MissingComponentError, match="no engine is built in int8"):
-        engine_tools(EngineOptions("tensorrt-rtx"), ("fp32", "int8"))
-
-
 def test_a_missing_library_is_found_before_the_old_bundle_is_touched(cli, engine_bundle, run_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     before = tree(engine_bundle[0])
     ended = cli("export", "--run", run_dir, "--output-dir", engine_bundle[0], "--engine", "tensorrt")
     assert ended.code == 4 and "tensorrt is not installed" in ended.err and tree(engine_bundle[0]) == before
-
-
-# --- the GPU that is there --------------------------------------------------------------------------------------------
-
-
-def test_targets_are_this_machines_gpu_or_the_three(rtx, gpu):
-    assert engine_tools(EngineOptions("tensorrt-rtx")).targets == SM
-    gpu(L4)
-    assert engine_tools(EngineOptions("tensorrt-rtx")).targets == (89,)
-    assert engine_tools(EngineOptions("tensorrt-rtx", compute_capabilities=(75, 120))).targets == (75, 120)
-
-
-def test_a_gpu_that_rtx_serves_not_is_named(rtx, gpu):
-    gpu(Gpu("NVIDIA H200", 90, "13.0"))
-    with pytest.raises(MissingComponentError, match=r"not for compute capability 9\.0 \(NVIDIA H200\)") as error:
-        engine_tools(EngineOptions("tensorrt-rtx"))
-    assert "--engine tensorrt" in error.value.hint
-    with pytest.raises(MissingComponentError, match=r"8\.9, 12\.0, 12\.1, not for compute capability 9\.0$"):
-        engine_tools(EngineOptions("tensorrt-rtx", compute_capabilities=(90,)))
-
-
-def test_the_full_tensorrt_needs_the_gpu_and_builds_for_it(gpu, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt())
-    with pytest.raises(MissingComponentError, match="no CUDA GPU is visible") as error:
-        engine_tools(EngineOptions("tensorrt"))
-    assert "tensorrt-rtx" in error.value.hint
-    gpu(L4)
-    assert engine_tools(EngineOptions("tensorrt")).targets == (89,)
 
 
 def test_the_full_tensorrts_engine_is_bound_to_its_gpu_and_read_back(engine_bundle, tmp_path, gpu, monkeypatch):
