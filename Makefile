@@ -29,8 +29,8 @@ encoder: libaom ## build/encoder/av1part-enc: libaom that tries what a partition
 	$(MAKE) -s -C encoder
 
 encoder-debian: ## the same with Debian's own libaom.a (package libaom-dev): build/encoder/av1part-enc-debian
-	set -- $$(sh encoder/libaom/debian_headers.sh) && [ $$# = 2 ] && \
-	$(MAKE) -s -C encoder PROGRAM=av1part-enc-debian ARCHIVE="$$1" INCLUDE="$$2" HOOK_FLAGS=
+	places=$$(sh encoder/libaom/debian_headers.sh) && tab=$$(printf '\t') && \
+	$(MAKE) -s -C encoder PROGRAM=av1part-enc-debian ARCHIVE="$${places%"$$tab"*}" INCLUDE="$${places#*"$$tab"}" HOOK_FLAGS=
 
 c-api: ## build/c: the C library, static and shared, its pkg-config file and its example
 	$(MAKE) -s -C export/c/source BUILD=../../../build/c

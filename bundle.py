@@ -266,7 +266,7 @@ def open_bundle(root: Path) -> Bundle:
         raise InputError(f"{root} is no bundle folder", "cli.py export --fold-bn makes one")
     manifest = open_manifest(root)
     for name, entry in manifest.files.items():
-        if Path(name).name != name:
+        if not name or Path(name).name != name:
             raise ArtefactError(f"{root / MANIFEST_FILE} names '{name}', a path outside the bundle")
         _check_file(root / name, entry)
     return Bundle(root, manifest)

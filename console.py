@@ -1,6 +1,6 @@
 """What the command line shows besides results: one line for an error, and progress of long work.
 
-The error boundary is the one place where errors become exit codes (docs/DESIGN.md, Command line).
+The error boundary is the one place where errors become exit codes (docs/DESIGN.md, Exit codes).
 """
 
 from __future__ import annotations

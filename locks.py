@@ -20,13 +20,14 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
     locks nothing.
 
     Args:
-        path: of the lock file; its folder is made if need be.
+        path: of the lock file; its folder is made if need be, and goes again if nothing was written to it.
         busy: the error's message if another process holds it, such as "another build is writing to ...".
 
     Raises:
         OutputError: if the file cannot be made.
         UsageError: if another process holds the lock.
     """
+    made = [folder for folder in path.parents if not folder.exists()]
     with output_errors(path):
         handle = _locked(path, busy)
     try:
@@ -34,6 +35,9 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
     finally:
         # While the lock is held: whoever makes the next file of that name must find this one gone.
         path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what is not empty stays
+            for folder in made:
+                folder.rmdir()
         os.close(handle)
 
 

@@ -31,7 +31,7 @@ def experiment_part(summary: dict[str, Any], name: str) -> str:
     where = about["machine"]["cpu"] if about["machine"]["gpu"] == "none" else about["machine"]["gpu"]
     return (
         f"{summary['question']}\n\n{table(summary)}\n\n"
-        f"{where}, PyTorch {about['torch']}, {summary['date']}; {recipe}; `benchmarks/results/{name}`.\n\n"
+        f"{where}, PyTorch {about['torch']}, {summary['date']}; {recipe};\n`benchmarks/results/{name}`.\n\n"
         f"![{summary['experiment']}](../benchmarks/results/{Path(name).with_suffix('.png')})\n"
     )
 
@@ -48,7 +48,7 @@ def accuracy_part(result: dict[str, Any], name: str) -> str:
     where = (
         f"{len(result['val'])} val pictures, thresholds and rules from {len(result['calib'])} train pictures set aside"
     )
-    return "\n\n".join(tables) + f"\n\n{result['date']}; {where}; `benchmarks/results/{name}`.\n"
+    return "\n\n".join(tables) + f"\n\n{result['date']}; {where};\n`benchmarks/results/{name}`.\n"
 
 
 def part_of(name: str) -> str:

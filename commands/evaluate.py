@@ -35,12 +35,10 @@ def evaluate(
     report = evaluate_artefact(run_or_bundle, dataset_dir, split, ProgressLine(), say)
     say(table(report))
     if output is not None:
-        from train.curves import draw_candidates, draw_confusion, save_figure
+        from train.curves import save_report
 
         title, beside = f"{split} split, covered counted as NONE", output.with_suffix(".candidates.png")
-        save_figure(draw_confusion(report["all"], title), output)
-        save_figure(draw_candidates(report, title), beside)
-        say(f"wrote {output} and {beside}")
+        say(f"wrote {' and '.join(map(str, save_report(report, title, output, beside)))}")
     return say_json(as_json, {"artefact": str(run_or_bundle), "split": split, "evaluation": report})
 
 

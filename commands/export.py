@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
 from commands.bundles import DEFAULT_BUNDLE
-from commands.options import PATH, configured, json_option, was_given
+from commands.options import PATH, OneOf, configured, json_option, was_given
 from console import ProgressLine, say, say_json
 from errors import UsageError
 
 if TYPE_CHECKING:
     from export.engine_options import EngineOptions
+
+
+LOWER = ("auto", "conv", "gemm")
+"""As compiler.targets has them, which loads torch."""
 
 
 class EngineWords(TypedDict):
@@ -30,15 +35,27 @@ class EngineWords(TypedDict):
     hardware_compatible: str | None
 
 
+def _engine_kinds() -> Iterable[str]:
+    from infer.sessions.tensorrt_library import MODULES
+
+    return "none", *MODULES
+
+
+def _hardware_levels() -> Iterable[str]:
+    from infer.sessions.engine_record import HARDWARE_LEVELS
+
+    return filter(None, HARDWARE_LEVELS)
+
+
 @click.command()
 @click.option("--run", "run_dir", type=PATH, default=Path("runs/default"), help="Run folder to export.")
 @click.option("--output-dir", type=PATH, default=DEFAULT_BUNDLE, help="Bundle folder to write.")
 @click.option("--fold-bn", is_flag=True, help="Fold BatchNorm into the convolutions and compile.")
-@click.option("--lower", type=click.Choice(["auto", "conv", "gemm"]), default="auto", help="Convolutions as products.")
+@click.option("--lower", type=click.Choice(LOWER), default="auto", help="Convolutions as products.")
 @click.option("--precision", default="fp32", help="Comma-separated.")
 @click.option("--onnx-input", default="uint8,int32", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
 @click.option("--package", type=click.Choice(["none", "cpu", "cuda"]), default="none", help="AOTInductor, for here.")
-@click.option("--engine", type=click.Choice(["none", "tensorrt", "tensorrt-rtx"]), default="none")
+@click.option("--engine", type=OneOf(_engine_kinds), default="none")
 @click.option("--engine-input", default="uint8", help="Comma-separated: uint8 for 8 bit, int32 for any bit depth.")
 @click.option("--min-batch", type=int, default=1, help="Least number of blocks of a call, of an engine.")
 @click.option(
@@ -50,7 +67,7 @@ class EngineWords(TypedDict):
 @click.option("--version-compatible", is_flag=True, help="tensorrt: the engine also loads under later versions.")
 @click.option(
     "--hardware-compatible",
-    type=click.Choice(["same-compute-capability", "ampere-plus"]),
+    type=OneOf(_hardware_levels),
     help="tensorrt: the engine also runs on other GPUs.",
 )
 @click.option("--blob", is_flag=True, help="Also what the C library runs, in each precision that it has; --c means it.")

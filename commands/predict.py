@@ -37,6 +37,12 @@ def _runtimes() -> Iterable[str]:
     return "auto", *RUNTIMES
 
 
+def _precisions() -> Iterable[str]:
+    from infer.runtimes import RUNTIMES
+
+    return dict.fromkeys(precision for runtime in RUNTIMES.values() for precision in runtime.precisions)
+
+
 @click.command()
 @click.argument("source", metavar="BLOCKS.npy|FRAMES", type=PATH)
 @click.option("--bundle", "bundle_dir", type=PATH, help=BUNDLE_HELP)
@@ -47,7 +53,7 @@ def _runtimes() -> Iterable[str]:
 @click.option(
     "--runtime", type=OneOf(_runtimes), default="auto", help="auto takes the fastest that runs here, and says which."
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32")
+@click.option("--precision", type=OneOf(_precisions), default="fp32")
 @click.option("--output", type=PATH, help="Default: <stem>.partitions.npz beside the input; .apm: a partition map.")
 @click.option("--keep", help="Of a map: share of true types to keep, such as 0.98, by the manifest's thresholds.")
 @click.option("--threshold", type=FiniteFloat(0, 1), help="Of a map, in place of --keep: the least probability.")

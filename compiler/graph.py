@@ -39,15 +39,16 @@ def outputs(logits: Tensor, task: Task) -> tuple[Tensor, ...]:
     each level logits float32 [N, nodes, logits], then of each probability float32 [N, nodes, types], then partition
     int32 [N, nodes]. Partitions are ids (int32: TensorRT has no other integer output as cheap).
     """
-    logits = logits.float()
     if task.one_node:
+        logits = logits.float()
         (level,) = task.levels
         probability = chain_rule(logits, level)
         return logits, probability, _ids(probability.argmax(1), level)
     parts = task.split_logits(logits)
     by_level, probabilities, partitions = [], [], []
     for level in task.levels:
-        rows = parts[level.node_size]
+        # Each cast by itself: what is computed in float32 behind a float16 network is behind an output of it.
+        rows = parts[level.node_size].float()
         nodes = task.nodes_of(level)
         probability = chain_rule(rows.reshape(-1, level.logits), level).reshape(-1, nodes, len(level.types))
         by_level.append(rows)

@@ -4,62 +4,69 @@
  *                 -> libaom, restricted by the hook -> IVF or OBU
  *
  * libaom encodes each frame within its own call (no lag), so the masks that are set before the call are that frame's.
- * Exit status: 0 done; 1 cannot write; 2 usage; 3 bad input; 4 cannot predict; 70 libaom failed. */
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <time.h>
+ * Exit status: 0 done; 1 cannot write; 2 usage; 3 bad input; 4 cannot predict; 70 libaom failed; 130 interrupted. */
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "aom/aom_encoder.h"
 #include "aom/aomcx.h"
 
+#include "failure.h"
 #include "frame_input.h"
-#include "frame_model.h"
-#include "libaom_hook.h"
+#include "interrupt.h"
+#include "node_masks.h"
 #include "options.h"
-#include "partition_map.h"
-#include "predictor.h"
+#include "output_file.h"
 #include "reconstruction.h"
+#include "report.h"
+#include "seconds.h"
 #include "stream_output.h"
 
-enum { CANNOT_WRITE = 1, BAD_INPUT = 3, CANNOT_PREDICT = 4, LIBAOM_FAILED = 70 };
+#define CANNOT_BE_WRITTEN "it cannot be written"
 
 typedef struct {
     Options options;
     FrameInput input;
-    StreamOutput output;
+    OutputFile output, reconstructed;
+    StreamOutput stream;
     Reconstruction reconstruction;
     aom_codec_ctx_t codec;
     int codec_is_open;
-    Predictor predictor;
-    av1part_map *map;
-    FrameModel own;
-    uint32_t rows, columns; /* of nodes; 0 if nothing restricts */
-    uint8_t *met;           /* by node of the current frame */
-    uint64_t nodes, restricted, nodes_met, bytes;
-    double encode_seconds, predict_seconds;
+    NodeMasks masks;
+    uint64_t bytes;
+    double encode_seconds;
 } Encoder;
 
-static int fail(int status, const char *subject, const char *message)
+/* Descriptors 0 to 2 that whoever started us has closed would else be those of the next files to be opened. What is
+ * written to them fails. */
+static void fill_closed_descriptors(void)
 {
-    fprintf(stderr, "error: %s: %s\n", subject, message);
-    return status;
+    for (int descriptor = 0; descriptor <= STDERR_FILENO; descriptor++)
+        if (fcntl(descriptor, F_GETFD) < 0 && open("/dev/null", descriptor ? O_RDONLY : O_WRONLY) < 0)
+            return;
 }
 
-static double cpu_seconds(void)
+/* Nothing that is written may be what is read, nor both outputs one. */
+static int check_files(const Encoder *encoder)
 {
-    struct rusage used;
-    if (getrusage(RUSAGE_SELF, &used))
-        return 0;
-    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-           1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
-}
-
-static double wall_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    const Options *options = &encoder->options;
+    const char *const outputs[] = {options->output, options->reconstruction};
+    const struct {
+        const char *path, *message;
+    } inputs[] = {
+        {options->map, "it is the partition map too, and would be lost"},
+        {options->model, "it is the model too, and would be lost"},
+    };
+    for (int i = 0; i < 2 && outputs[i]; i++) {
+        if (output_file_is_open_as(outputs[i], fileno(encoder->input.file)))
+            return fail(BAD_USAGE, outputs[i], "it is the input too, and would be lost");
+        for (int k = 0; k < 2; k++)
+            if (inputs[k].path && output_file_is(outputs[i], inputs[k].path))
+                return fail(BAD_USAGE, outputs[i], inputs[k].message);
+    }
+    if (options->reconstruction && output_file_is(options->output, options->reconstruction))
+        return fail(BAD_USAGE, options->reconstruction, "it is the output too");
+    return 0;
 }
 
 /* libaom's qindex of a cq-level. */
@@ -82,7 +89,7 @@ static int open_codec(Encoder *encoder)
     config.monochrome = (unsigned)format->monochrome;
     config.g_timebase.num = format->scale;
     config.g_timebase.den = format->rate;
-    config.g_limit = options->limit;
+    config.g_limit = (unsigned)options->limit;
     config.g_threads = (unsigned)options->threads;
     config.g_lag_in_frames = 0;
     config.rc_end_usage = AOM_Q;
@@ -97,103 +104,6 @@ static int open_codec(Encoder *encoder)
         aom_codec_control(&encoder->codec, AV1E_SET_TILE_ROWS, (unsigned)options->tile_rows) |
         aom_codec_control(&encoder->codec, AV1E_SET_COLOR_RANGE, format->full_range);
     return wrong ? fail(LIBAOM_FAILED, "libaom", "it refuses an option") : 0;
-}
-
-static int restrict_nodes(Encoder *encoder, const char *name, uint32_t rows, uint32_t columns)
-{
-    encoder->rows = rows;
-    encoder->columns = columns;
-    encoder->met = malloc((size_t)rows * columns);
-    return encoder->met ? 0 : fail(LIBAOM_FAILED, name, "not enough memory");
-}
-
-/* The map's header must be of these frames at this qindex. */
-static int check_map(Encoder *encoder, const char *name)
-{
-    const av1part_map_info info = av1part_map_describe(encoder->map);
-    const FrameFormat *format = &encoder->input.format;
-    char message[160];
-    if (info.width == format->width && info.height == format->height && info.qindex == qindex_of(encoder->options.cq))
-        return restrict_nodes(encoder, name, info.rows, info.columns);
-    snprintf(message, sizeof(message), "it is for %ux%u at qindex %d, and this is %ux%u at %d", (unsigned)info.width,
-             (unsigned)info.height, info.qindex, (unsigned)format->width, (unsigned)format->height,
-             qindex_of(encoder->options.cq));
-    return fail(BAD_INPUT, name, message);
-}
-
-static int open_map(Encoder *encoder)
-{
-    const Options *options = &encoder->options;
-    const char *name = options->map ? options->map : "prediction";
-    av1part_status status = AV1PART_OK;
-    if (options->predictor.bundle) {
-        const FrameFormat *raw = options->is_raw ? &options->raw : NULL;
-        if (!predictor_start(&encoder->predictor, options->input, raw, qindex_of(options->cq), &options->predictor))
-            return fail(CANNOT_PREDICT, name,
-                        "its process cannot be started; AV1PART_PYTHON and AV1PART_CLI say where it is");
-        status = av1part_map_open_stream(encoder->predictor.stream, &encoder->map);
-        /* It has said itself what was wrong. */
-        if (status)
-            return fail(CANNOT_PREDICT, name, "the predicting process gave no map");
-    } else if (options->model) {
-        FrameModel *own = &encoder->own;
-        const FrameFormat *format = &encoder->input.format;
-        const char *wrong = frame_model_open(own, options->model, format, qindex_of(options->cq), &options->predictor);
-        return wrong ? fail(BAD_INPUT, options->model, wrong)
-                     : restrict_nodes(encoder, options->model, own->rows, own->columns);
-    } else if (options->map) {
-        status = av1part_map_open_file(options->map, &encoder->map);
-        if (status)
-            return fail(BAD_INPUT, name, av1part_status_text(status));
-    }
-    return encoder->map ? check_map(encoder, name) : 0;
-}
-
-/* The current frame's masks, by whichever way; NULL if there are none, and *status says why. */
-static const av1part_mask *masks_of_frame(Encoder *encoder, int *status)
-{
-    if (encoder->own.model) {
-        const double before = cpu_seconds();
-        const char *wrong = frame_model_predict(&encoder->own, encoder->input.samples);
-        encoder->predict_seconds += cpu_seconds() - before;
-        if (wrong)
-            *status = fail(BAD_INPUT, encoder->options.model, wrong);
-        return wrong ? NULL : encoder->own.masks;
-    }
-    av1part_map_frame frame;
-    const av1part_status read = av1part_map_next(encoder->map, &frame);
-    if (!read)
-        return frame.masks;
-    const char *text = read == AV1PART_END ? "it has fewer frames than the input" : av1part_status_text(read);
-    *status =
-        encoder->options.map ? fail(BAD_INPUT, encoder->options.map, text) : fail(CANNOT_PREDICT, "prediction", text);
-    return NULL;
-}
-
-static int set_masks(Encoder *encoder)
-{
-    int status = 0;
-    if (!encoder->rows)
-        return 0;
-    const av1part_mask *masks = masks_of_frame(encoder, &status);
-    if (!masks)
-        return status;
-    const size_t nodes = (size_t)encoder->rows * encoder->columns;
-    encoder->nodes += nodes;
-    for (size_t i = 0; i < nodes; i++)
-        encoder->restricted += masks[i] != AV1PART_UNDECIDED;
-    memset(encoder->met, 0, nodes);
-    av1part_hook_set(masks, encoder->rows, encoder->columns, encoder->met, encoder->options.whole_split);
-    return 0;
-}
-
-static void clear_masks(Encoder *encoder)
-{
-    if (!encoder->rows)
-        return;
-    av1part_hook_clear();
-    for (size_t i = 0; i < (size_t)encoder->rows * encoder->columns; i++)
-        encoder->nodes_met += encoder->met[i];
 }
 
 static void wrap_image(aom_image_t *image, const FrameInput *input)
@@ -217,14 +127,14 @@ static int encode_frame(Encoder *encoder, int64_t time)
     const aom_codec_cx_pkt_t *packet;
     aom_codec_iter_t cursor = NULL;
     aom_image_t image;
-    int units = 0, status = set_masks(encoder);
+    int units = 0, status = node_masks_set(&encoder->masks, encoder->input.samples);
     if (status)
         return status;
     wrap_image(&image, &encoder->input);
     const double before = cpu_seconds();
     const aom_codec_err_t wrong = aom_codec_encode(&encoder->codec, &image, time, 1, 0);
     encoder->encode_seconds += cpu_seconds() - before;
-    clear_masks(encoder);
+    node_masks_clear(&encoder->masks);
     if (wrong)
         return fail(LIBAOM_FAILED, "libaom", aom_codec_error(&encoder->codec));
     while ((packet = aom_codec_get_cx_data(&encoder->codec, &cursor))) {
@@ -232,9 +142,9 @@ static int encode_frame(Encoder *encoder, int64_t time)
             continue;
         units++;
         encoder->bytes += packet->data.frame.sz;
-        if (!stream_output_write(&encoder->output, packet->data.frame.buf, packet->data.frame.sz,
+        if (!stream_output_write(&encoder->stream, packet->data.frame.buf, packet->data.frame.sz,
                                  packet->data.frame.pts))
-            return fail(CANNOT_WRITE, encoder->options.output, "it cannot be written");
+            return fail(CANNOT_WRITE, encoder->options.output, CANNOT_BE_WRITTEN);
     }
     if (units != 1)
         return fail(LIBAOM_FAILED, "libaom", "it did not encode the frame within its call");
@@ -242,77 +152,108 @@ static int encode_frame(Encoder *encoder, int64_t time)
         return fail(LIBAOM_FAILED, "libaom", "it gives no reconstruction");
     return reconstruction_add(&encoder->reconstruction, &encoder->input, &image)
                ? 0
-               : fail(CANNOT_WRITE, encoder->options.reconstruction, "it cannot be written");
+               : fail(CANNOT_WRITE, encoder->options.reconstruction, CANNOT_BE_WRITTEN);
 }
 
-static int encode(Encoder *encoder)
+static int open_outputs(Encoder *encoder)
 {
     const Options *options = &encoder->options;
     const FrameFormat *format = &encoder->input.format;
-    int status = open_codec(encoder);
-    if (!status)
-        status = open_map(encoder);
-    if (status)
-        return status;
-    if (!stream_output_open(&encoder->output, options->output, format->width, format->height, (uint32_t)format->rate,
-                            (uint32_t)format->scale))
-        return fail(CANNOT_WRITE, options->output, "it cannot be written");
-    if (!reconstruction_open(&encoder->reconstruction, options->reconstruction))
-        return fail(CANNOT_WRITE, options->reconstruction, "it cannot be written");
-    int more = 0;
-    for (int64_t time = 0; !options->limit || time < (int64_t)options->limit; time++) {
+    const char *wrong = output_file_open(&encoder->output, options->output);
+    if (wrong)
+        return fail(CANNOT_WRITE, options->output, wrong);
+    if (!stream_output_start(&encoder->stream, encoder->output.file, options->output, format->width, format->height,
+                             (uint32_t)format->rate, (uint32_t)format->scale))
+        return fail(CANNOT_WRITE, options->output, CANNOT_BE_WRITTEN);
+    if (!options->reconstruction)
+        return 0;
+    wrong = output_file_open(&encoder->reconstructed, options->reconstruction);
+    encoder->reconstruction.file = encoder->reconstructed.file;
+    return wrong ? fail(CANNOT_WRITE, options->reconstruction, wrong) : 0;
+}
+
+static int encode_frames(Encoder *encoder)
+{
+    const Options *options = &encoder->options;
+    int more = 1;
+    for (int64_t time = 0; !options->limit || time < options->limit; time++) {
         more = frame_input_read(&encoder->input);
         if (more < 0)
             return fail(BAD_INPUT, options->input, "it is damaged, or ends within a frame");
         if (!more)
             break;
-        status = encode_frame(encoder, time);
+        const int status = encode_frame(encoder, time);
         if (status)
             return status;
     }
     if (!encoder->input.frames)
         return fail(BAD_INPUT, options->input, "it holds no frame");
-    /* If --limit ended it, the map may hold more. */
-    av1part_map_frame rest;
-    const int all_read = encoder->map && !more && av1part_map_next(encoder->map, &rest) == AV1PART_END;
-    if (encoder->map && !more && !all_read)
-        return fail(BAD_INPUT, options->map ? options->map : "prediction",
-                    "it has more frames than the input, or is damaged");
-    if (options->predictor.bundle && predictor_finish(&encoder->predictor, all_read, &encoder->predict_seconds))
-        return fail(CANNOT_PREDICT, "prediction", "the predicting process failed");
-    if (!stream_output_finish(&encoder->output))
-        return fail(CANNOT_WRITE, options->output, "it cannot be written");
-    if (!reconstruction_close(&encoder->reconstruction))
-        return fail(CANNOT_WRITE, options->reconstruction, "it cannot be written");
-    return 0;
+    return node_masks_finish(&encoder->masks, !more);
 }
 
-static void report(const Encoder *encoder, double wall)
+/* What was written is on the disk, then both files take their places. */
+static int finish_outputs(Encoder *encoder)
 {
-    const unsigned long long frames = encoder->input.frames, bytes = encoder->bytes, nodes = encoder->nodes;
-    const unsigned long long restricted = encoder->restricted, met = encoder->nodes_met;
-    double psnr[3];
+    const Options *options = &encoder->options;
+    /* Of a file that is written as it is, the start may be somebody else's. */
+    if ((encoder->output.target && !stream_output_finish(&encoder->stream)) || !output_file_finish(&encoder->output))
+        return fail(CANNOT_WRITE, options->output, CANNOT_BE_WRITTEN);
+    if (!output_file_finish(&encoder->reconstructed))
+        return fail(CANNOT_WRITE, options->reconstruction, CANNOT_BE_WRITTEN);
+    interrupt_hold();
+    const char *wrong = !output_file_place(&encoder->output)          ? options->output
+                        : !output_file_place(&encoder->reconstructed) ? options->reconstruction
+                                                                      : NULL;
+    interrupt_release();
+    return wrong ? fail(CANNOT_WRITE, wrong, CANNOT_BE_WRITTEN) : 0;
+}
+
+static int encode(Encoder *encoder)
+{
+    const Options *options = &encoder->options;
+    int status = check_files(encoder);
+    if (!status)
+        status = open_codec(encoder);
+    if (!status)
+        status = node_masks_open(&encoder->masks, options, &encoder->input.format, qindex_of(options->cq));
+    if (!status)
+        status = open_outputs(encoder);
+    if (!status)
+        status = encode_frames(encoder);
+    return status ? status : finish_outputs(encoder);
+}
+
+/* Tells what was done: on stderr if the stream went to stdout. */
+static int tell(const Encoder *encoder, double wall)
+{
+    const Options *options = &encoder->options;
+    const NodeMasks *masks = &encoder->masks;
+    Report report = {
+        .frames = encoder->input.frames,
+        .bytes = encoder->bytes,
+        .encode_seconds = encoder->encode_seconds,
+        .predict_seconds = masks->predict_seconds,
+        .wall_seconds = wall,
+        .has_masks = masks->rows != 0,
+        .nodes = masks->nodes,
+        .restricted = masks->restricted,
+        .met = masks->nodes_met,
+    };
     for (int plane = 0; plane < 3; plane++)
-        psnr[plane] = reconstruction_psnr(&encoder->reconstruction, plane, encoder->input.format.bit_depth);
-    if (encoder->options.as_json) {
-        printf("{\"frames\": %llu, \"bytes\": %llu, \"encode_cpu_s\": %.6f, \"predict_cpu_s\": %.6f, \"wall_s\": %.6f, "
-               "\"psnr_y\": %.6f, \"psnr_u\": %.6f, \"psnr_v\": %.6f, \"nodes\": %llu, \"restricted\": %llu, "
-               "\"met\": %llu}\n",
-               frames, bytes, encoder->encode_seconds, encoder->predict_seconds, wall, psnr[0], psnr[1], psnr[2], nodes,
-               restricted, met);
-        return;
-    }
-    printf("%llu frames, %llu bytes, %.2f s of CPU encoding, %.2f s predicting, %.2f s of wall time\n", frames, bytes,
-           encoder->encode_seconds, encoder->predict_seconds, wall);
-    printf("PSNR Y %.3f U %.3f V %.3f dB\n", psnr[0], psnr[1], psnr[2]);
-    if (encoder->rows)
-        printf("%llu of %llu nodes restricted, of which the search came to %llu\n", restricted, nodes, met);
+        report.psnr[plane] = reconstruction_psnr(&encoder->reconstruction, plane, encoder->input.format.bit_depth);
+    const int taken = output_file_is_open_as(options->output, STDOUT_FILENO) ||
+                      (options->reconstruction && output_file_is_open_as(options->reconstruction, STDOUT_FILENO));
+    if (report_print(&report, taken ? stderr : stdout, options->as_json))
+        return 0;
+    return fail(CANNOT_WRITE, "the report", "it cannot be written; the stream is whole");
 }
 
 int main(int argc, char **argv)
 {
     static Encoder encoder;
     const double start = wall_seconds();
+    fill_closed_descriptors();
+    interrupt_catch();
     const int parsed = options_parse(&encoder.options, argc, argv);
     if (parsed)
         return parsed - 1;
@@ -320,17 +261,14 @@ int main(int argc, char **argv)
     const char *wrong = frame_input_open(&encoder.input, options->input, options->is_raw ? &options->raw : NULL);
     if (wrong)
         return fail(BAD_INPUT, options->input, wrong);
-    const int status = encode(&encoder);
+    int status = encode(&encoder);
     if (!status)
-        report(&encoder, wall_seconds() - start);
-    stream_output_discard(&encoder.output);
-    reconstruction_close(&encoder.reconstruction);
-    av1part_map_close(encoder.map);
-    predictor_finish(&encoder.predictor, 0, &encoder.predict_seconds);
-    frame_model_close(&encoder.own);
+        status = tell(&encoder, wall_seconds() - start);
+    output_file_discard(&encoder.output);
+    output_file_discard(&encoder.reconstructed);
+    node_masks_close(&encoder.masks);
     if (encoder.codec_is_open)
         aom_codec_destroy(&encoder.codec);
     frame_input_close(&encoder.input);
-    free(encoder.met);
     return status;
 }

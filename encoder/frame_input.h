@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#define MIN_FRAME_SIDE 16u
 #define MAX_FRAME_SIDE 65536u
 
 typedef struct {
@@ -21,6 +22,8 @@ typedef struct {
     FrameFormat format;
     uint8_t *samples; /* of the frame read last: Y, U, V without gaps; grey chroma if the file holds none */
     size_t file_bytes, frame_bytes; /* of a frame in the file, and in `samples` */
+    uint8_t head[10];               /* of a raw file, read when it was opened */
+    size_t head_bytes;
     uint64_t frames;
 } FrameInput;
 

@@ -4,13 +4,6 @@
 
 #define DEFAULT_KEEP "0.98"
 
-static int read_share(const char *text, double *share)
-{
-    char *end;
-    *share = strtod(text, &end);
-    return text[0] && !*end && *share >= 0 && *share <= 1;
-}
-
 const char *frame_model_open(FrameModel *own, const char *path, const FrameFormat *format, int qindex,
                              const PredictorOptions *options)
 {
@@ -18,8 +11,7 @@ const char *frame_model_open(FrameModel *own, const char *path, const FrameForma
     int code = av1part_open_file(&own->model, path);
     if (code)
         return av1part_message(code);
-    if (!read_share(options->threshold ? options->threshold : options->keep ? options->keep : DEFAULT_KEEP, &share))
-        return "a share or threshold is a number from 0 to 1";
+    share = strtod(options->threshold ? options->threshold : options->keep ? options->keep : DEFAULT_KEEP, NULL);
     own->threshold = (float)share;
     if (!options->threshold && (code = av1part_threshold(own->model, share, &own->threshold)))
         return "it has no threshold for this share of true types";

@@ -4,15 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXIT_USAGE 2
+#include "failure.h"
+#include "numbers.h"
+
 #define FASTEST_RESTRICTED 6
+#define MOST_RATE 1000000u
+#define LONGEST_QUOTE 60 /* characters of what a user wrote that are shown */
 
 static const char help[] =
     "usage: av1part-enc [options] INPUT -o OUTPUT\n"
     "\n"
     "Encodes all-intra at constant quality with libaom, which tries at 16x16 nodes only what a partition map allows.\n"
     "\n"
-    "  INPUT                   Y4M (4:2:0 or mono, 8 or 10 bit); raw with --size; - for stdin\n"
+    "  INPUT                   Y4M (4:2:0 or mono, 8 or 10 bit); raw with --size; - for stdin; ./-x for a file -x\n"
     "  -o, --output FILE       IVF; bare OBUs if the name ends in .obu\n"
     "      --size WxH          INPUT is raw planar YUV\n"
     "      --bit-depth N       of raw: 8 (default) or 10\n"
@@ -34,37 +38,88 @@ static const char help[] =
     "      --json              print one JSON object\n"
     "      --help\n";
 
+/* What an option takes, and where that is put. */
+enum Kind { TEXT, SHARE, FLAG, NUMBER, DEPTH, SIZE, CHROMA, RATE, HELP };
+
+typedef struct {
+    const char *name;
+    enum Kind kind;
+    void *place;
+    uint32_t least, most; /* of a number */
+} Known;
+
 static int refuse(const char *message, const char *detail)
 {
-    fprintf(stderr, "error: %s%s\nhint: av1part-enc --help lists what there is\n", message, detail);
-    return EXIT_USAGE + 1;
+    fprintf(stderr, "error: %s%.*s\nhint: av1part-enc --help lists what there is\n", message, LONGEST_QUOTE, detail);
+    return BAD_USAGE + 1;
 }
 
-static int read_number(const char *text, int least, int most, int *value)
+static int take_number(const char *text, uint32_t least, uint32_t most, int *place)
 {
-    char *end;
-    const long number = strtol(text, &end, 10);
-    if (!text[0] || *end || number < least || number > most)
+    uint32_t value;
+    if (!read_whole(text, least, most, &value))
         return 0;
-    *value = (int)number;
+    *place = (int)value;
     return 1;
 }
 
-static int read_pair(const char *text, const char *pattern, int most, int *first, int *second)
+static int take_size(const char *text, FrameFormat *raw)
 {
-    char tail;
-    return sscanf(text, pattern, first, second, &tail) == 2 && *first > 0 && *second > 0 && *first <= most &&
-           *second <= most;
+    return read_pair(text, 'x', MAX_FRAME_SIDE, &raw->width, &raw->height) && raw->width >= MIN_FRAME_SIDE &&
+           raw->height >= MIN_FRAME_SIDE;
 }
 
-static int check(const Options *options, int raw_details)
+static int take_rate(const char *text, FrameFormat *raw)
+{
+    uint32_t rate, scale;
+    if (!read_pair(text, '/', MOST_RATE, &rate, &scale) || !rate || !scale)
+        return 0;
+    raw->rate = (int)rate;
+    raw->scale = (int)scale;
+    return 1;
+}
+
+static int is_share(const char *text)
+{
+    char *end;
+    const double share = strtod(text, &end);
+    return text[0] && !*end && share >= 0 && share <= 1;
+}
+
+/* Takes one option; returns 0 if it does not take that text. */
+static int take(Options *options, const Known *known, const char *text)
+{
+    FrameFormat *raw = &options->raw;
+    options->is_raw |= known->kind == SIZE;
+    options->has_raw_details |= known->kind == DEPTH || known->kind == CHROMA || known->kind == RATE;
+    switch (known->kind) {
+    case FLAG: *(int *)known->place = 1; return 1;
+    case TEXT: *(const char **)known->place = text; return text[0] != '\0';
+    case SHARE: *(const char **)known->place = text; return is_share(text);
+    case NUMBER: return take_number(text, known->least, known->most, known->place);
+    case DEPTH: return take_number(text, 8, 10, &raw->bit_depth) && raw->bit_depth != 9;
+    case SIZE: return take_size(text, raw);
+    case RATE: return take_rate(text, raw);
+    case CHROMA: raw->monochrome = !strcmp(text, "mono"); return raw->monochrome || !strcmp(text, "420");
+    case HELP: break;
+    }
+    return 1;
+}
+
+static int show_help(void)
+{
+    fputs(help, stdout);
+    return fflush(stdout) || ferror(stdout) ? fail(CANNOT_WRITE, "stdout", "it cannot be written") + 1 : 1;
+}
+
+static int check(const Options *options)
 {
     const int predicts = options->predictor.bundle || options->model, restricted = options->map || predicts;
     if (!options->input || !options->output)
         return refuse("INPUT and --output are needed", "");
-    if (!strcmp(options->output, "-"))
-        return refuse("--output is a file, and stdout is for the report", "");
-    if (raw_details && !options->is_raw)
+    if (!strcmp(options->output, "-") || (options->reconstruction && !strcmp(options->reconstruction, "-")))
+        return refuse("--output and --recon are files, and stdout is for the report", "");
+    if (options->has_raw_details && !options->is_raw)
         return refuse("--bit-depth, --chroma and --fps are of raw input: ", "--size is missing");
     if ((options->map != NULL) + (options->predictor.bundle != NULL) + (options->model != NULL) > 1)
         return refuse("--partition-map, --bundle and --model exclude each other", "");
@@ -83,103 +138,58 @@ static int check(const Options *options, int raw_details)
 
 int options_parse(Options *options, int argc, char **argv)
 {
-    enum {
-        SIZE = 256,
-        DEPTH,
-        CHROMA,
-        FPS,
-        CQ,
-        SPEED,
-        THREADS,
-        TILE_COLUMNS,
-        TILE_ROWS,
-        LIMIT,
-        MAP,
-        BUNDLE,
-        MODEL,
-        KEEP,
-        THRESHOLD,
-        WHOLE_SPLIT,
-        RECON,
-        JSON,
-        HELP
+    const Known known[] = {
+        {"output", TEXT, &options->output, 0, 0},
+        {"recon", TEXT, &options->reconstruction, 0, 0},
+        {"size", SIZE, NULL, 0, 0},
+        {"bit-depth", DEPTH, NULL, 0, 0},
+        {"chroma", CHROMA, NULL, 0, 0},
+        {"fps", RATE, NULL, 0, 0},
+        {"cq-level", NUMBER, &options->cq, 0, 63},
+        {"cpu-used", NUMBER, &options->speed, 0, 9},
+        {"threads", NUMBER, &options->threads, 1, 64},
+        {"tile-columns", NUMBER, &options->tile_columns, 0, 6},
+        {"tile-rows", NUMBER, &options->tile_rows, 0, 6},
+        {"limit", NUMBER, &options->limit, 1, 1 << 30},
+        {"partition-map", TEXT, &options->map, 0, 0},
+        {"bundle", TEXT, &options->predictor.bundle, 0, 0},
+        {"model", TEXT, &options->model, 0, 0},
+        {"keep", SHARE, &options->predictor.keep, 0, 0},
+        {"threshold", SHARE, &options->predictor.threshold, 0, 0},
+        {"whole-split", FLAG, &options->whole_split, 0, 0},
+        {"json", FLAG, &options->as_json, 0, 0},
+        {"help", HELP, NULL, 0, 0},
     };
-    static const struct option known[] = {{"output", 1, NULL, 'o'},
-                                          {"size", 1, NULL, SIZE},
-                                          {"bit-depth", 1, NULL, DEPTH},
-                                          {"chroma", 1, NULL, CHROMA},
-                                          {"fps", 1, NULL, FPS},
-                                          {"cq-level", 1, NULL, CQ},
-                                          {"cpu-used", 1, NULL, SPEED},
-                                          {"threads", 1, NULL, THREADS},
-                                          {"tile-columns", 1, NULL, TILE_COLUMNS},
-                                          {"tile-rows", 1, NULL, TILE_ROWS},
-                                          {"limit", 1, NULL, LIMIT},
-                                          {"partition-map", 1, NULL, MAP},
-                                          {"bundle", 1, NULL, BUNDLE},
-                                          {"keep", 1, NULL, KEEP},
-                                          {"threshold", 1, NULL, THRESHOLD},
-                                          {"model", 1, NULL, MODEL},
-                                          {"whole-split", 0, NULL, WHOLE_SPLIT},
-                                          {"recon", 1, NULL, RECON},
-                                          {"json", 0, NULL, JSON},
-                                          {"help", 0, NULL, HELP},
-                                          {NULL, 0, NULL, 0}};
-    int option, index = 0, raw_details = 0, width = 0, height = 0, number = 0;
+    enum { COUNT = sizeof(known) / sizeof(*known) };
+    struct option listed[COUNT + 1];
+    int option, index = 0;
     memset(options, 0, sizeof(*options));
+    memset(listed, 0, sizeof(listed));
+    for (int i = 0; i < COUNT; i++) {
+        listed[i].name = known[i].name;
+        listed[i].has_arg = known[i].kind != FLAG && known[i].kind != HELP;
+    }
     options->cq = 32;
     options->speed = options->threads = 1;
     options->raw = (FrameFormat){.bit_depth = 8, .rate = 30, .scale = 1};
-    while ((option = getopt_long(argc, argv, "o:", known, &index)) != -1) {
-        int good = 1;
-        switch (option) {
-        case 'o': options->output = optarg; break;
-        case SIZE:
-            good = read_pair(optarg, "%dx%d%c", (int)MAX_FRAME_SIDE, &width, &height);
-            options->is_raw = 1;
-            options->raw.width = (uint32_t)width;
-            options->raw.height = (uint32_t)height;
-            break;
-        case DEPTH:
-            good = read_number(optarg, 8, 10, &options->raw.bit_depth) && options->raw.bit_depth != 9;
-            raw_details = 1;
-            break;
-        case CHROMA:
-            options->raw.monochrome = !strcmp(optarg, "mono");
-            good = options->raw.monochrome || !strcmp(optarg, "420");
-            raw_details = 1;
-            break;
-        case FPS:
-            good = read_pair(optarg, "%d/%d%c", 1000000, &options->raw.rate, &options->raw.scale);
-            raw_details = 1;
-            break;
-        case CQ: good = read_number(optarg, 0, 63, &options->cq); break;
-        case SPEED: good = read_number(optarg, 0, 9, &options->speed); break;
-        case THREADS: good = read_number(optarg, 1, 64, &options->threads); break;
-        case TILE_COLUMNS: good = read_number(optarg, 0, 6, &options->tile_columns); break;
-        case TILE_ROWS: good = read_number(optarg, 0, 6, &options->tile_rows); break;
-        case LIMIT:
-            good = read_number(optarg, 1, 1 << 30, &number);
-            options->limit = (unsigned)number;
-            break;
-        case MAP: options->map = optarg; break;
-        case BUNDLE: options->predictor.bundle = optarg; break;
-        case MODEL: options->model = optarg; break;
-        case KEEP: options->predictor.keep = optarg; break;
-        case THRESHOLD: options->predictor.threshold = optarg; break;
-        case WHOLE_SPLIT: options->whole_split = 1; break;
-        case RECON: options->reconstruction = optarg; break;
-        case JSON: options->as_json = 1; break;
-        case HELP: fputs(help, stdout); return 1;
-        default: fputs("hint: av1part-enc --help lists what there is\n", stderr); return EXIT_USAGE + 1;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":o:", listed, &index)) != -1) {
+        if (option == '?' || option == ':') {
+            const char letter[] = {'-', (char)optopt, '\0'};
+            return refuse(option == '?' ? "there is no option " : "a value is missing for ",
+                          optopt > 0 && optopt < 128 ? letter : argv[optind - 1]);
         }
-        if (!good) {
-            fprintf(stderr, "error: --%s does not take %s\n", known[index].name, optarg);
-            return refuse("an option is out of its range", "");
+        const Known *taken = &known[option == 'o' ? 0 : index];
+        if (taken->kind == HELP)
+            return show_help();
+        if (!take(options, taken, optarg)) {
+            fprintf(stderr, "error: --%s does not take '%.*s'\n", taken->name, LONGEST_QUOTE, optarg);
+            fputs("hint: av1part-enc --help lists what there is\n", stderr);
+            return BAD_USAGE + 1;
         }
     }
     if (argc - optind > 1)
         return refuse("more than one INPUT: ", argv[optind + 1]);
     options->input = argv[optind];
-    return check(options, raw_details);
+    return check(options);
 }

@@ -9,9 +9,9 @@ typedef struct {
     const char *input, *output, *reconstruction, *map, *model;
     PredictorOptions predictor; /* its bundle is NULL if no process predicts; keep and threshold are the model's too */
     FrameFormat raw;
-    int is_raw;
+    int is_raw, has_raw_details;                     /* --size was given; options that only raw input has */
     int cq, speed, threads, tile_rows, tile_columns; /* tiles: log2, as libaom counts */
-    unsigned limit;                                  /* frames at most, 0 for all */
+    int limit;                                       /* frames at most, 0 for all */
     int whole_split;                                 /* of restricted nodes (libaom_hook.h) */
     int as_json;
 } Options;

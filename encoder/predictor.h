@@ -23,7 +23,7 @@ int predictor_start(Predictor *predictor, const char *input, const FrameFormat *
                     const PredictorOptions *options);
 
 /* Waits for its end. `all_read`: its whole stream was read; if not, it is told to stop. Returns its exit status, and 0
- * if it was told to stop; *cpu_seconds is what it used. */
+ * if it was told to stop; *cpu_seconds is what it used. Does nothing if none was started. */
 int predictor_finish(Predictor *predictor, int all_read, double *cpu_seconds);
 
 #endif /* AV1PART_PREDICTOR_H_ */

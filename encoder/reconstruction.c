@@ -1,17 +1,8 @@
 #include "reconstruction.h"
 
 #include <math.h>
-#include <string.h>
 
 #define BEST_PSNR 100
-
-int reconstruction_open(Reconstruction *reconstruction, const char *path)
-{
-    memset(reconstruction, 0, sizeof(*reconstruction));
-    if (path)
-        reconstruction->file = fopen(path, "wb");
-    return !path || reconstruction->file;
-}
 
 static int64_t sample_at(const uint8_t *row, size_t column, int is_deep)
 {
@@ -49,11 +40,4 @@ double reconstruction_psnr(const Reconstruction *reconstruction, int plane, int 
     const double peak = (double)((1 << bit_depth) - 1);
     const double error = reconstruction->squared_error[plane];
     return error > 0 ? fmin(10 * log10(reconstruction->samples[plane] * peak * peak / error), BEST_PSNR) : BEST_PSNR;
-}
-
-int reconstruction_close(Reconstruction *reconstruction)
-{
-    const int failed = reconstruction->file && fclose(reconstruction->file);
-    reconstruction->file = NULL;
-    return !failed;
 }

@@ -9,12 +9,9 @@
 #include "frame_input.h"
 
 typedef struct {
-    FILE *file; /* NULL if none is written */
+    FILE *file; /* the caller's; NULL if none is written */
     double squared_error[3], samples[3];
-} Reconstruction;
-
-/* Starts with no frame; `path` is NULL if no file is wanted. Returns 0 if it cannot be written. */
-int reconstruction_open(Reconstruction *reconstruction, const char *path);
+} Reconstruction; /* starts as zeros */
 
 /* Compares a frame with the input's current one, and appends it to the file: raw planar, words of 16 bit above 8 bit.
  * Returns 0 if it cannot be written. */
@@ -22,8 +19,5 @@ int reconstruction_add(Reconstruction *reconstruction, const FrameInput *input, 
 
 /* Of a plane over all frames, in dB; 100 for no error at all and for planes that are not there. */
 double reconstruction_psnr(const Reconstruction *reconstruction, int plane, int bit_depth);
-
-/* Closes the file, if there is one. Returns 0 if it could not be written. */
-int reconstruction_close(Reconstruction *reconstruction);
 
 #endif /* AV1PART_RECONSTRUCTION_H_ */

@@ -19,14 +19,13 @@ static int write_ivf_header(StreamOutput *output)
     return fwrite(header, 1, sizeof(header), output->file) == sizeof(header);
 }
 
-int stream_output_open(StreamOutput *output, const char *path, uint32_t width, uint32_t height, uint32_t rate,
-                       uint32_t scale)
+int stream_output_start(StreamOutput *output, FILE *file, const char *name, uint32_t width, uint32_t height,
+                        uint32_t rate, uint32_t scale)
 {
-    const size_t length = strlen(path);
-    *output = (StreamOutput){.path = path, .width = width, .height = height, .rate = rate, .scale = scale};
-    output->is_ivf = length < 4 || strcmp(path + length - 4, ".obu");
-    output->file = fopen(path, "wb");
-    return output->file && (!output->is_ivf || write_ivf_header(output));
+    const size_t length = strlen(name);
+    *output = (StreamOutput){.file = file, .width = width, .height = height, .rate = rate, .scale = scale};
+    output->is_ivf = length < 4 || strcmp(name + length - 4, ".obu");
+    return !output->is_ivf || write_ivf_header(output);
 }
 
 int stream_output_write(StreamOutput *output, const void *unit, size_t size, int64_t time)
@@ -42,21 +41,5 @@ int stream_output_write(StreamOutput *output, const void *unit, size_t size, int
 
 int stream_output_finish(StreamOutput *output)
 {
-    /* The number of frames is known now; a pipe keeps its 0. */
-    int written = 1;
-    if (output->is_ivf && !fseek(output->file, 0, SEEK_SET))
-        written = write_ivf_header(output);
-    if (fclose(output->file))
-        written = 0;
-    output->file = NULL;
-    return written;
-}
-
-void stream_output_discard(StreamOutput *output)
-{
-    if (!output->file)
-        return;
-    fclose(output->file);
-    remove(output->path);
-    output->file = NULL;
+    return !output->is_ivf || (!fseek(output->file, 0, SEEK_SET) && write_ivf_header(output));
 }

@@ -12,6 +12,7 @@ from bundle import MANIFEST_FILE, open_bundle
 from data.dataset import load_split, open_dataset
 from description import Task, chain_rule
 from errors import ArtefactError
+from infer.arrays import runtime_errors
 from infer.open import open_session
 from infer.session import Session, SessionOptions
 from progress import Announce, Progress
@@ -108,9 +109,12 @@ def evaluate_artefact(
     parts = []
     for start in range(0, len(pairs), BATCH):
         part = slice(start, start + BATCH)
-        parts.append(artefact.session.predict(pairs.blocks[pairs.block[part]], pairs.qindex[part]).logits)
+        with runtime_errors(artefact.session.info):
+            parts.append(artefact.session.predict(pairs.blocks[pairs.block[part]], pairs.qindex[part]).logits)
         progress(min(start + BATCH, len(pairs)), len(pairs), "pairs")
     logits = np.concatenate(parts)
+    if not np.isfinite(logits).all():
+        raise ArtefactError(f"{path} gives logits that are not finite", "train or export it again")
     for rows in level_rows(logits, pairs.label, task):
         size, known = rows.level.node_size, len(rows.label)
         fit = fits.get(size, Fits())

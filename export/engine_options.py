@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from description import Task
+from description import FRAME_1080P, Task
 from errors import MissingComponentError, UsageError
 from infer.sessions.cuda import Gpu, local_gpu, spell_sm
 from infer.sessions.engine_record import HARDWARE_LEVELS
@@ -14,8 +14,6 @@ from infer.sessions.tensorrt_library import MODULES, Library, open_library
 
 DEFAULT_SM = (86, 89, 120)
 PRECISIONS = ("fp32", "fp16")
-FRAME = 1920, 1080
-"""Luma samples of the frame that an engine is tuned for, where nothing else is asked for."""
 _FORMS = frozenset({"uint8", "int32"})
 _SAMPLES = 65536 * 16 * 16
 """Of the largest batch then: eight frames."""
@@ -74,17 +72,12 @@ class EngineOptions:
                 raise ValueError(f"{option} is for --engine tensorrt: tensorrt-rtx binds an engine to its release")
 
     def batches(self, reads: Task) -> tuple[int, int, int]:
-        """Least, likeliest and largest batch of a model.
-
-        Raises:
-            ValueError: if they do not rise.
-        """
-        rows, cols = reads.input.grid(*FRAME)
+        """Least, likeliest and largest batch of a model, which rise."""
         least, opt, most = self.min_batch, self.opt_batch, self.max_batch
         if opt is None:
-            opt = min(max(rows * cols, least), most or rows * cols)
+            opt = max(reads.input.blocks_in(FRAME_1080P), least)
+            opt = opt if most is None else min(opt, most)
         most = max(_SAMPLES // reads.input.unit**2, opt) if most is None else most
-        _require_rising(least, opt, most)
         return least, opt, most
 
     def words(self, reads: Task) -> str:
@@ -109,7 +102,7 @@ def parse_compute_capabilities(text: str) -> tuple[int, ...]:
         UsageError: if it is no such list.
     """
     words = [word.strip().replace(".", "") for word in text.split(",")] if text.strip() else []
-    if not all(word.isdecimal() and 50 <= int(word) < 1000 for word in words):
+    if not all(word.isdecimal() and len(word) < 5 and 50 <= int(word) < 1000 for word in words):
         raise UsageError(f"--compute-capability {text} is no list of compute capabilities", "write such as 86,89,120")
     return tuple(dict.fromkeys(int(word) for word in words))
 

@@ -18,15 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle import Bundle, BundleFile
-from description import Task
+from description import FRAME_1080P, Task
 from errors import MissingComponentError
 from files import output_errors, write_atomically
 from infer.runtimes import runtimes_of
 from infer.sessions.engine_record import EngineRecord
 
 LABELS_FILE = "partitions.txt"
-FRAME = 1920, 1080
-"""Luma samples of the request that batching is made for."""
 PLATFORMS = {"onnxruntime-cpu": ("onnxruntime_onnx", "model.onnx"), "tensorrt": ("tensorrt_plan", "model.plan")}
 """Triton's name of a backend, and of the file that it loads, by the runtime that it is."""
 
@@ -134,12 +132,12 @@ def config(name: str, entry: BundleFile, batching: Batching, task: Task) -> str:
         batching: how to join requests.
         task: what the model reads and answers.
     """
-    rows, cols = task.input.grid(*FRAME)
-    side, largest = task.input.side, batching.largest * rows * cols
+    side, frame = task.input.side, task.input.blocks_in(FRAME_1080P)
+    largest = batching.largest * frame
     platform, _ = PLATFORMS[_runtimes(entry)[0]]
     if entry.engine:
         largest = min(largest, EngineRecord.of(name, entry).max_batch)
-    preferred = [frames * rows * cols for frames in batching.frames if frames * rows * cols <= largest]
+    preferred = [frames * frame for frames in batching.frames if frames * frame <= largest]
     parts = [
         f'name: "{model_name(name, entry)}"',
         f'platform: "{platform}"',

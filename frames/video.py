@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import InputError, MissingComponentError
+from errors import InputError, not_installed
 from frames.frame import Frame, FrameFormat, FrameSource, format_of
 from frames.planar import INTERLACED_HINT
 from inputs import open_regular
@@ -34,7 +34,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError:
-        raise MissingComponentError("this file needs PyAV, which is not installed", "pip install av") from None
+        raise not_installed("av") from None
     return av
 
 

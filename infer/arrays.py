@@ -8,14 +8,15 @@ A graph gives an array for each kind of output and level, level after level with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from description import OUTPUT_KINDS, InputForm, Task
-from errors import ArtefactError, InputError
+from errors import ArtefactError, DeviceError, InputError
 from infer.session import Prediction, SessionInfo
 from partition import Partition
 
@@ -96,6 +97,23 @@ def _check_ids(ids: NDArray[np.integer], types: tuple[Partition, ...], file: str
 def _side_by_side(parts: Sequence[NDArray[Any]], count: int) -> NDArray[Any]:
     rows = [part.reshape(count, -1) for part in parts]
     return rows[0] if len(rows) == 1 else np.concatenate(rows, 1)
+
+
+@contextmanager
+def runtime_errors(info: SessionInfo) -> Iterator[None]:
+    """Turn what a runtime raises while it works, such as a CUDA error, into DeviceError.
+
+    Raises:
+        DeviceError: in its place.
+    """
+    try:
+        yield
+    except Exception as error:
+        of_torch = isinstance(error, RuntimeError) and not isinstance(error, (NotImplementedError, RecursionError))
+        if of_torch or type(error).__module__.startswith("onnxruntime"):
+            hint = "run again; if it fails again, `cli.py verify` tells whether this machine computes right"
+            raise DeviceError(f"{info.runtime} failed on {info.device}: {error}", hint) from error
+        raise
 
 
 def require_finite(prediction: Prediction, info: SessionInfo) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from description import BLOCKS, FRAME_1080P, Task
+from infer.arrays import runtime_errors
 from infer.parity import TOLERANCES, ParityReport, compare_levels, judge
 from infer.session import Session, SessionInfo
 from machine import machine
@@ -105,12 +106,14 @@ def certificates(session: Session, reference: ReferenceSet, row: str) -> dict[st
         One for each level, by its suffix: "" if a block is one node, else "_32" and so on.
 
     Raises:
+        DeviceError: if the runtime fails on the way.
         ParityError: if the answers cannot be compared at all: not finite, or of another shape.
     """
-    logits = [
-        session.predict(reference.blocks[reference.block[i : i + BATCH]], reference.qindex[i : i + BATCH]).logits
-        for i in range(0, len(reference.block), BATCH)
-    ]
+    with runtime_errors(session.info):
+        logits = [
+            session.predict(reference.blocks[reference.block[i : i + BATCH]], reference.qindex[i : i + BATCH]).logits
+            for i in range(0, len(reference.block), BATCH)
+        ]
     date = datetime.now(UTC).date().isoformat()
     pairs = reference.logits, np.concatenate(logits), reference.task, reference.qindex, reference.block, reference.label
     return {

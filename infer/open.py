@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from bundle import Bundle
-from errors import ForeignArtefactError, MissingComponentError, UntrustedCodeError
+from errors import ForeignArtefactError, MissingComponentError, UntrustedCodeError, not_installed
 from infer.runtime import Runtime
 from infer.runtimes import AUTO_ORDER, RUNTIMES
 from infer.session import Session, SessionOptions
@@ -87,10 +87,8 @@ def require_here(runtime: Runtime) -> None:
     Raises:
         MissingComponentError: if its module is not installed, or it needs a GPU and none is visible.
     """
-    if runtime.requires is not None:
-        module, package = runtime.requires
-        if find_spec(module) is None:
-            raise MissingComponentError(f"{module} is not installed", f"pip install {package}")
+    if runtime.requires is not None and find_spec(runtime.requires) is None:
+        raise not_installed(runtime.requires)
     if runtime.device == "cuda" and not cuda_devices():
         raise MissingComponentError("no CUDA GPU is visible", "nvidia-smi shows what the driver sees")
 

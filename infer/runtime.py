@@ -20,7 +20,7 @@ class Runtime:
         open: opens a session on a bundle; called when everything below is there.
         made_by: options of `cli.py export` that write its file, {precision} and {form} filled in; empty for what every
             export writes.
-        requires: a module, and what `pip install` needs to be told for it; None if no module is needed.
+        requires: a module of errors.INSTALLED_BY; None if none is needed.
         auto: its place in the order that "auto" tries; None where "auto" never takes it.
         runs_code: whether it runs machine code out of the bundle, of which a hash says nothing.
     """
@@ -31,7 +31,7 @@ class Runtime:
     device: str
     open: Opener
     made_by: str = ""
-    requires: tuple[str, str] | None = None
+    requires: str | None = None
     auto: int | None = None
     runs_code: bool = False
 

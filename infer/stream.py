@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from description import BLOCKS, FRAME_1080P, Task
-from errors import DeviceError
-from infer.arrays import require_finite
+from infer.arrays import require_finite, runtime_errors
 from infer.result import result_file
 from infer.session import SIZES, Batch, Fill, FlowingSession, Prediction, Session, StreamingSession
 from infer.source import BlockSource
@@ -148,16 +147,10 @@ def _parts(blocks: NDArray[np.integer], qindex: NDArray[np.integer] | int) -> It
 
 def _checked(predictions: Iterator[Prediction], session: Session) -> Iterator[Prediction]:
     """The same, if they are finite; what the runtime raises, such as a CUDA error, becomes a DeviceError."""
-    try:
+    with runtime_errors(session.info):
         for prediction in predictions:
             require_finite(prediction, session.info)
             yield prediction
-    except Exception as error:
-        of_torch = isinstance(error, RuntimeError) and not isinstance(error, (NotImplementedError, RecursionError))
-        if of_torch or type(error).__module__.startswith("onnxruntime"):
-            hint = "run again; if it fails again, `cli.py verify` tells whether this machine computes right"
-            raise DeviceError(f"{session.info.runtime} failed on {session.info.device}: {error}", hint) from error
-        raise
 
 
 def _filler(read: Callable[[NDArray[np.integer]], int], qindex: NDArray[np.uint8] | int) -> Fill:

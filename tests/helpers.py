@@ -244,15 +244,23 @@ def scale_heads(model, blocks, qindex, std: float) -> None:
     """Scale and shift a model's heads until each logit has mean 0 and that standard deviation on `blocks`."""
     import torch
 
-    from description import BLOCKS
-
+    task = model.config.task
     with torch.no_grad():
-        logits = model(blocks, qindex)
-        for name, part in BLOCKS.levels[0].slices.items():
-            last = model.heads[name][-1]
-            scale = std / logits[:, part].std(0)
-            last.weight.mul_(scale[:, None])
-            last.bias.copy_((last.bias - logits[:, part].mean(0)) * scale)
+        by_level = task.split_logits(model(blocks, qindex))
+        for level in task.levels:
+            logits = by_level[level.node_size].flatten(0, 1)
+            for name, part in level.slices.items():
+                last = model.head(name, level)[-1]
+                scale = std / logits[:, part].std(0)
+                last.weight.mul_(scale[:, None])
+                last.bias.copy_((last.bias - logits[:, part].mean(0)) * scale)
+
+
+def as_tensors(pairs):
+    """The pairs of a data.dataset.BlockSet as a model takes them: blocks [M, S, S] and qindex int32 [M]."""
+    import torch
+
+    return torch.from_numpy(pairs.blocks[pairs.block]), torch.from_numpy(pairs.qindex.astype(np.int32))
 
 
 def make_calibrated(model, seed: int, blocks, qindex, std: float = 1.0):

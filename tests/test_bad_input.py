@@ -1,6 +1,6 @@
 """Every bad input that users meet, in one table: exit code, a line of error, at most one of hint, nothing left behind.
 
-The exit codes are those of docs/DESIGN.md, Command line, written out once more here.
+The exit codes are those of docs/DESIGN.md, Exit codes, written out once more here.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The command line of docs/DESIGN.md: options, defaults, what each command prints, and what it must not import."""
+"""The command line of docs/MANUAL.md: options, defaults, what each command prints, and what it must not import."""
 
 import importlib
 import json
@@ -19,10 +19,11 @@ from commands.train import Recipe
 from console import ProgressLine
 from description import BLOCKS, TASKS, InputForm
 from files import sha256_of
+from infer.runtimes import RUNTIMES
 from partition import PARTITION_NAMES
 from tests.helpers import REPO, command, copy_of, png, rewrite, run_program
 
-# Changing a name or a default here breaks somebody's script: change docs/DESIGN.md with it.
+# Changing a name or a default here breaks somebody's script: change docs/MANUAL.md with it.
 OPTIONS = {
     "train": {
         "--dataset-dir": "data/sample",
@@ -110,7 +111,7 @@ OPTIONS = {
         "BLOCKS.npy|FRAMES": None,
         "--bundle": None,
         "--qindex": "128",
-        "--bit-depth": "8",
+        "--bit-depth": None,
         "--size": None,
         "--chroma": "420",
         "--runtime": "auto",
@@ -228,6 +229,8 @@ REGISTRIES = {
     "predict --runtime": "infer.runtimes.RUNTIMES",
     "predict --bit-depth": "frames.frame.BIT_DEPTHS",
     "predict --chroma": "frames.frame.CHROMA_SHIFTS",
+    "export --engine": "infer.sessions.tensorrt_library.MODULES",
+    "export --hardware-compatible": "infer.sessions.engine_record.HARDWARE_LEVELS",
     "dataset blocks --split": "data.dataset.SPLITS",
     "dataset build --bit-depth": "frames.frame.BIT_DEPTHS",
     "dataset build --chroma": "frames.frame.CHROMA_SHIFTS",
@@ -246,7 +249,7 @@ def test_what_is_added_to_a_registry_can_be_asked_for(asked, monkeypatch):
     with pytest.raises(click.BadParameter, match=f"'{toy}' is not one of"):
         parameter.type.convert(str(toy), parameter, context)
     if isinstance(held, dict):
-        monkeypatch.setitem(held, toy, None)
+        monkeypatch.setitem(held, toy, next(iter(held.values())))
     else:
         monkeypatch.setattr(f"{module}.{attribute}", (*held, toy))
     assert parameter.type.convert(str(toy), parameter, context) == str(toy)
@@ -258,6 +261,19 @@ def test_a_task_that_is_added_brings_its_border(monkeypatch):
     monkeypatch.setitem(TASKS, "toy", replace(BLOCKS, name="toy", input=InputForm(16, border=4, channels=2)))
     for name in ("train", "dataset blocks"):
         assert "[0|8|4]" in command_of(name).get_help(click.Context(command_of(name)))
+
+
+def test_a_runtime_that_is_added_brings_its_precisions(monkeypatch):
+    monkeypatch.setitem(RUNTIMES, "toy", replace(RUNTIMES["torch"], name="toy", precisions=("fp8",)))
+    text = command_of("predict").get_help(click.Context(command_of("predict")))
+    assert "[fp32|fp16|int8|fp8]" in text and "|toy]" in re.sub(r"\s", "", text)
+
+
+def test_what_the_compiler_can_lower_can_be_asked_for():
+    from commands.export import LOWER
+    from compiler import targets
+
+    assert targets.LOWER == LOWER
 
 
 def test_the_recipe_is_what_training_takes():
@@ -421,14 +437,14 @@ def test_predict_says_what_it_reads_uses_and_writes(cli, blocks, bundle_dir, run
     )
     assert ended.code == 0 and not ended.complaints
     output = blocks.with_name("blocks.partitions.npz")
-    assert f"read {blocks}: 600 blocks, uint8, 8 bit" in ended.out
+    assert f"read {blocks}: 600 blocks of 16x16, uint8, 8 bit" in ended.out
     assert f"wrote {output}: 600 blocks in " in ended.out
     assert re.search(r"parity with PyTorch: 600 pairs, max logit difference \d", ended.out)
     expected = ("torch", "eager") if runtime == "torch" else ("onnxruntime-cpu", "CPUExecutionProvider")
     session = ended.json["session"]
     assert (session["runtime"], session["provider"]) == expected
     assert f"bundle {bundle_dir}, {session['runtime']} {session['version']}, {session['provider']} on cpu" in ended.out
-    assert ("passed over tensorrt: " in ended.out) == (runtime == "auto")
+    assert ("auto passed over tensorrt, tensorrt-rtx, onnxruntime-cuda (--verbose" in ended.out) == (runtime == "auto")
     with np.load(output) as result:
         assert set(result) == {"partition", "probability"}
         partition, probability = result["partition"], result["probability"]
@@ -439,6 +455,11 @@ def test_predict_says_what_it_reads_uses_and_writes(cli, blocks, bundle_dir, run
     counts = dict(zip(PARTITION_NAMES, np.bincount(partition, minlength=10).tolist(), strict=True))
     assert ended.json["counts"] == counts and len(set(partition)) > 3
     assert ended.json["blocks"] == 600 and ended.json["parity"]["count"] == 600
+
+
+def test_what_auto_passed_over_is_explained_on_request(cli, blocks, bundle_dir):
+    ended = cli("predict", blocks, "--bundle", bundle_dir, "--verbose")
+    assert len(re.findall(r"^runtime auto passed over \S+: \w.+", ended.out, re.M)) == 3
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -528,7 +549,7 @@ def test_dataset_blocks_of_a_border_are_what_a_model_that_sees_one_reads(
     assert np.load(output).shape == (256, 32, 32) and len(np.load(qindex)) == 256
     assert cli("predict", output, "--qindex", qindex, "--bundle", wide_bundle_dir).code == 0
     refused = cli("predict", output, "--qindex", qindex, "--bundle", bundle_dir)
-    assert refused.code == 3 and refused.complaints[-1].startswith("hint: save their middle")
+    assert refused.code == 3 and "save their middle" in refused.complaints[-1]
 
 
 def test_a_bundle_that_sees_a_border_is_verified_evaluated_and_timed(

@@ -28,8 +28,9 @@ def test_training_on_cuda_learns_what_training_on_the_cpu_does(tiny_dataset, tmp
     from train.model import ModelConfig
 
     # The order of the pairs is drawn on the CPU; flips too; dropout is not, so the runs are alike and not the same.
+    task = task_of_border(border)
     runs = {
-        device: train_tiny(tiny_dataset, tmp_path / device, device, model=ModelConfig(trunk, task=task_of_border(border)))
+        device: train_tiny(tiny_dataset, tmp_path / device, device, model=ModelConfig(trunk, task=task))
         for device in ("cpu", "cuda")
     }
     losses = {d: [e["train_loss"] for e in r["stages"]["1"]["history"]] for d, r in runs.items()}

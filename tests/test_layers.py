@@ -30,6 +30,7 @@ LAYERS = (
     ("archives", "locks"),
     ("console", "files", "inputs", "machine", "onnx_data", "progress"),
     ("description",),
+    ("hierarchy",),
     ("partition",),
     ("errors",),
 )

@@ -12,20 +12,16 @@ from partition import (
     BLOCK_SIZES,
     FLIP_LEFT_RIGHT,
     FLIP_UP_DOWN,
-    HEADS,
-    LOGITS,
     PARTITION_NAMES,
     TRANSPOSE,
     BlockSize,
     Partition,
     block_origins,
-    chain_rule,
-    head_slices,
-    head_targets,
     legal_partitions,
     map_shape,
     partition_rectangles,
     partitions_from_map,
+    tree_partitions,
 )
 from tests.helpers import (
     BLOCK_SIZE_IDS,
@@ -41,6 +37,7 @@ from tests.helpers import (
     empty_map,
     paint,
     random_frame,
+    random_tree,
     rectangles,
 )
 
@@ -180,13 +177,17 @@ def slow_labels(bsize, width, height, superblock):
     return labels
 
 
+FRAMES = {
+    "seed": st.integers(0, 2**32 - 1),
+    "width": st.integers(16, 220),
+    "height": st.integers(16, 220),
+    "superblock": st.sampled_from([64, 128]),
+}
+"""What frames are drawn of."""
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    width=st.integers(16, 220),
-    height=st.integers(16, 220),
-    superblock=st.sampled_from([64, 128]),
-)
+@given(**FRAMES)
 def test_random_trees_give_the_trees_labels_and_the_slow_twins(seed, width, height, superblock):
     """Frames of any size: nodes at the edge are cut, nodes that stick out have no label."""
     bsize, expected = random_frame(seed, width, height, superblock)
@@ -230,6 +231,39 @@ def test_block_origins_are_the_painted_ones(seed, superblock):
         assert 0 <= r - y < h and 0 <= c - x < w
         assert (bsize[y : y + h, x : x + w] == size).all()
         assert (top[y : y + h, x : x + w] == y).all() and (left[y : y + h, x : x + w] == x).all()
+
+
+# --- the whole tree -------------------------------------------------------------------------------------------------
+
+
+def enter(levels, top, left, size, tree):
+    """Enter a tree's nodes of all sizes into arrays by size, which start as COVERED; what is not coded is left out."""
+    if top // size >= levels[size].shape[0] or left // size >= levels[size].shape[1]:
+        return
+    levels[size][top // size, left // size] = SPLIT if isinstance(tree, tuple) else tree
+    if isinstance(tree, tuple):
+        for place, child in zip(children(top, left, size), tree, strict=True):
+            enter(levels, *place, child)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(**FRAMES)
+def test_the_tree_holds_every_node_of_every_size(seed, width, height, superblock):
+    """Nodes that straddle the frame's edge too; frames are padded to 8 samples."""
+    rng, padded = np.random.default_rng(seed), (-(-height // 8) * 8, -(-width // 8) * 8)
+    bsize = empty_map(width, height)
+    expected = {s: np.full([-(-n // s) for n in padded], COVERED, np.uint8) for s in (128, 64, 32, 16, 8)}
+    expected[128][:] = SPLIT
+    for top in range(0, height, superblock):
+        for left in range(0, width, superblock):
+            tree = random_tree(rng, superblock, top, left, *padded)
+            paint(bsize, top, left, superblock, tree)
+            enter(expected, top, left, superblock, tree)
+    found = tree_partitions(bsize)
+    assert list(found) == [128, 64, 32, 16, 8]
+    for size, nodes in found.items():
+        assert np.array_equal(nodes, expected[size]), size
+    assert all(np.array_equal(nodes, found[size]) for size, nodes in tree_partitions(bsize, 32).items())
 
 
 # --- class counts of the READMEs ------------------------------------------------------------------------------------
@@ -323,56 +357,3 @@ def test_flips_are_involutions_and_leave_covered_alone(name):
     table = FLIPS[name][0]
     assert np.array_equal(table[table], np.arange(256))
     assert table[COVERED] == COVERED
-
-
-# --- heads ----------------------------------------------------------------------------------------------------------
-
-
-def test_heads_are_designs():
-    assert [len(classes) for classes in HEADS.values()] == [2, 4, 2, 4, 2]
-    assert list(HEADS) == ["stage1", "macro", "rect", "ab", "four"]
-    assert LOGITS == 14
-    assert [(s.start, s.stop) for s in head_slices().values()] == [(0, 2), (2, 6), (6, 8), (8, 12), (12, 14)]
-
-
-# class of each partition in each head, NONE to VERT_4
-TARGETS = {
-    "stage1": [0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-    "macro": [-1, 1, 1, 0, 2, 2, 2, 2, 3, 3],
-    "rect": [-1, 0, 1, -1, -1, -1, -1, -1, -1, -1],
-    "ab": [-1, -1, -1, -1, 0, 1, 2, 3, -1, -1],
-    "four": [-1, -1, -1, -1, -1, -1, -1, -1, 0, 1],
-}
-
-
-@pytest.mark.parametrize("head", TARGETS)
-def test_head_targets(head):
-    assert head_targets()[head].tolist() == TARGETS[head]
-
-
-def slow_chain_rule(z):
-    """One row of 14 logits: multiply along the path that head_targets says leads to each partition."""
-    starts, widths = {"stage1": 0, "macro": 2, "rect": 6, "ab": 8, "four": 12}, [2, 4, 2, 4, 2]
-    result = []
-    for partition in range(10):
-        p = 1.0
-        for (head, start), width in zip(starts.items(), widths, strict=True):
-            target = TARGETS[head][partition]
-            if target >= 0:
-                e = np.exp(np.asarray(z[start : start + width], np.longdouble))
-                p *= float(e[target] / e.sum())
-        result.append(p)
-    return result
-
-
-def test_chain_rule_agrees_with_the_slow_twin():
-    logits = np.random.default_rng(0).normal(0, 3, (200, 14))
-    assert np.allclose(chain_rule(logits), [slow_chain_rule(z) for z in logits], rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 50.0, 1e4])
-def test_chain_rule_rows_sum_to_one_at_any_scale(scale):
-    logits = (np.random.default_rng(1).normal(0, 1, (500, 14)) * scale).astype(np.float32)
-    probability = chain_rule(logits)
-    assert probability.shape == (500, 10) and probability.dtype == np.float64
-    assert (probability >= 0).all() and np.allclose(probability.sum(1), 1, atol=1e-12)

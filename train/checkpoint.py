@@ -51,8 +51,16 @@ def model_bytes(model: PartitionModel) -> bytes:
     return save(state, {"model_config": json.dumps(model.config.to_json(), sort_keys=True), "task": _task_text(model)})
 
 
-def save_run(root: Path, model: PartitionModel, info: dict[str, Any]) -> None:
+def save_run(root: Path, model: PartitionModel, info: dict[str, Any]) -> dict[str, Any]:
     """Write the weights, then run.json.
+
+    Args:
+        root: the run folder.
+        model: as it is to be opened.
+        info: what run.json says besides model, task and the weights' hash.
+
+    Returns:
+        run.json as written.
 
     Raises:
         OutputError: if the folder cannot be written.
@@ -65,6 +73,7 @@ def save_run(root: Path, model: PartitionModel, info: dict[str, Any]) -> None:
     about |= {SHA256_KEY: hashlib.sha256(weights).hexdigest()}
     write_atomically(root / MODEL_FILE, weights)
     write_atomically(root / RUN_FILE, (json.dumps(about | info, indent=1) + "\n").encode())
+    return about | info
 
 
 def not_finite(state: dict[str, Tensor]) -> str | None:
@@ -86,10 +95,11 @@ def load_weights(path: Path, config: ModelConfig) -> PartitionModel:
     Raises:
         ArtefactError: if the file is missing or corrupt, its tensors are not exactly the model's, or hold NaN.
     """
-    return _model_of(_read_weights(path), path, config)
+    return _model_of(_read_weights(path), path, config, None)
 
 
-def _model_of(content: bytes, path: Path, config: ModelConfig) -> PartitionModel:
+def _model_of(content: bytes, path: Path, config: ModelConfig, sha256: str | None) -> PartitionModel:
+    """As load_weights, from a file's content; its hash must be `sha256`, if that is known."""
     model = PartitionModel(config)
     state = _tensors(content, path)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
@@ -99,6 +109,11 @@ def _model_of(content: bytes, path: Path, config: ModelConfig) -> PartitionModel
         raise ArtefactError(
             f"{path} holds another model: '{odd}' is {found.get(odd, 'missing')}, expected {expected.get(odd, 'none')}",
             "run.json and model.safetensors must come from the same run",
+        )
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ArtefactError(
+            f"{path} is not the file that {RUN_FILE} was written with: its SHA-256 differs",
+            "restore both from the same run, or train again",
         )
     if bad := not_finite(state):
         raise ArtefactError(f"{path}: '{bad}' holds NaN or infinity", "train again, with a lower learning rate")
@@ -160,17 +175,12 @@ def open_run(root: Path) -> Run:
     info = _read_info(root)
     config = _model_config(root, info)
     content = _read_weights(root / MODEL_FILE)
-    digest = hashlib.sha256(content).hexdigest()
-    if info.get(SHA256_KEY, digest) != digest:
-        raise ArtefactError(
-            f"{root / MODEL_FILE} is not the file that {RUN_FILE} was written with: its SHA-256 differs",
-            "restore both from the same run, or train again",
-        )
+    model = _model_of(content, root / MODEL_FILE, config, info.get(SHA256_KEY))
     try:
         recorded_fits(info.get("evaluation", {}), config.task)
     except ValueError as error:
         raise ArtefactError(f"{root / RUN_FILE} is no run description: {error}", "restore it, or train again") from None
-    return Run(root, _model_of(content, root / MODEL_FILE, config), info, digest)
+    return Run(root, model, info, hashlib.sha256(content).hexdigest())
 
 
 def checkpoint_model(path: Path) -> ModelConfig:

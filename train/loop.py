@@ -279,6 +279,8 @@ class StageLoop:
         Raises:
             KeyError, TypeError, ValueError: naming what is odd.
         """
+        if saved.keys() != {"net", "optimizer", "scheduler", "state", "average"}:
+            raise ValueError("its parts are others")
         own = self.optimizer.state_dict()
         groups = saved["optimizer"]["param_groups"]
         if [(g.keys(), g["params"]) for g in groups] != [(g.keys(), g["params"]) for g in own["param_groups"]]:

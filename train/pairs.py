@@ -9,7 +9,7 @@ import torch
 
 from data.dataset import Dataset, joined, load_pictures, load_split
 from data.split import calibration_pictures
-from description import BLOCKS, Task
+from description import Task
 from errors import InputError
 from train.batches import DeviceBlocks
 
@@ -44,7 +44,7 @@ def load_pairs(
     dataset: Dataset,
     calibration: int,
     device: torch.device,
-    task: Task = BLOCKS,
+    task: Task,
     train_border: int = 0,
     more_train: Sequence[Dataset] = (),
 ) -> RunPairs:

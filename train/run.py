@@ -204,7 +204,7 @@ class _Run:
             self.model, evaluation = evaluate_calibrated(self.model.to(self.world.device), self.pairs)
             versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
             info = self.identity | {"versions": versions, "stages": self.stages, "evaluation": evaluation}
-            save_run(root, self.model, info)
+            info = save_run(root, self.model, info)
             title = "validation split, covered counted as NONE"
             save_report(evaluation, title, root / "confusion.png", root / "candidates.png")
             with suppress(FileNotFoundError):

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Builds the pinned libaom, with the decoder's inspection on, once, outside the checkout.
 #
-#     encoder/libaom/build_libaom.sh [--tarball aom_3.12.1.orig.tar.gz] [--print-dir]
+#     sh encoder/libaom/build_libaom.sh [--tarball aom_3.12.1.orig.tar.gz] [--print-dir]
 #
-# Result (in $AV1PART_LIBAOM_DIR, or libaom-3.12.1 in this project's cache folder):
+# Result (in $AV1PART_LIBAOM_DIR, or libaom-3.12.1 in this project's cache folder; without a home in build/):
 #     lib/libaom.so, lib/libaom.a    labels are read through the first, the encoder hook links the second
 #     include/                       public and internal headers, with the generated config/
 #     bin/aomenc, bin/aomdec         for comparison
@@ -22,7 +22,7 @@ options="-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=1 -DCONFIG_INSPECTION=1 
          -DENABLE_TESTS=0 -DENABLE_DOCS=0 -DENABLE_TOOLS=0 -DCONFIG_WEBM_IO=0 -DCONFIG_LIBYUV=0"
 recipe="libaom $version $sha256 layout 1 $(echo $options)"
 
-target=${AV1PART_LIBAOM_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/av1-partition-toolkit/libaom-$version}
+target=${AV1PART_LIBAOM_DIR:-$(cache_folder)/libaom-$version}
 jobs=${AV1PART_BUILD_JOBS:-$(nproc 2>/dev/null || echo 2)}
 tarball=
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Headers for linking the hook with Debian's own libaom.a (package libaom-dev), which does not ship the internal ones.
 #
-#     encoder/libaom/debian_headers.sh           prints "ARCHIVE INCLUDE", to be given to encoder/Makefile
+#     sh encoder/libaom/debian_headers.sh        prints ARCHIVE and INCLUDE for encoder/Makefile, with a tab between them
 #
 # From the source package of the same version, configured with the flags that the archive says it was built with; kept in
 # this project's cache folder. Exits: 1 cannot write; 3 no source or another version; 4 a tool or package is missing.
@@ -21,9 +21,9 @@ package=$(dpkg-query -W -f '${Version}' libaom-dev 2>/dev/null) ||
 archive=$(dpkg-query -L libaom-dev | grep '/libaom\.a$')
 version=${package%-*}
 suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-target=${XDG_CACHE_HOME:-$HOME/.cache}/av1-partition-toolkit/libaom-debian-$package
+target=$(cache_folder)/libaom-debian-$package
 if [ -e "$target/include/config/aom_config.h" ]; then
-    echo "$archive $target/include"
+    printf '%s\t%s\n' "$archive" "$target/include"
     exit 0
 fi
 mkdir -p "$(dirname "$target")" || fail 1 "cannot write to $(dirname "$target")" "set XDG_CACHE_HOME"
@@ -46,4 +46,4 @@ copy_headers "$work/source" "$work/build" "$work/include"
 mkdir -p "$target"
 rm -rf "$target/include"
 mv "$work/include" "$target/include"
-echo "$archive $target/include"
+printf '%s\t%s\n' "$archive" "$target/include"

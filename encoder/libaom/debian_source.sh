@@ -1,6 +1,20 @@
 # Sourced by scripts that fetch libaom's source: Debian's package `aom`, through this machine's own apt, whose settings
 # stay as they are. Needs $work, a folder to write to, and $suite, such as trixie.
 
+# Where this project keeps what is built once for a machine. A user without a home, such as any number that a container
+# is started with, has it in the checkout.
+cache_folder() {
+    home=${HOME:-}
+    if [ -z "$home" ] && command -v getent >/dev/null 2>&1; then home=$(getent passwd "$(id -u)" | cut -d: -f6); fi
+    if [ -n "${XDG_CACHE_HOME:-}" ]; then
+        echo "$XDG_CACHE_HOME/av1-partition-toolkit"
+    elif [ -n "$home" ]; then
+        echo "$home/.cache/av1-partition-toolkit"
+    else
+        echo "$(cd "$(dirname "$0")/../.." && pwd)/build"
+    fi
+}
+
 # One line per package archive that this machine already uses, Debian's main archive first.
 archives() {
     apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | sort -u | grep -E '/debian/?$' || true

@@ -75,16 +75,14 @@ def cq_of_qindex(qindex: int) -> int:
 def libaom_dir() -> Path:
     """Where encoder/libaom/build_libaom.sh puts libaom: $AV1PART_LIBAOM_DIR, else this user's cache folder.
 
-    Raises:
-        MissingComponentError: if this user has no home, as in a container that is started with any user id.
+    A user without a home, as in a container that is started with any user id, has it in the checkout.
     """
     if given := os.environ.get("AV1PART_LIBAOM_DIR"):
         return Path(given)
     try:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
-        message = "no place for libaom: HOME is not set, and this user has no home folder"
-        raise MissingComponentError(message, "set AV1PART_LIBAOM_DIR to a folder of your own") from None
+        return Path(__file__).resolve().parents[2] / "build" / f"libaom-{VERSION}"
     return Path(cache) / "av1-partition-toolkit" / f"libaom-{VERSION}"
 
 

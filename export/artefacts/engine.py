@@ -50,10 +50,6 @@ def check(task: ExportTask, reads: Task) -> None:
     if lacking := set(task.engines.forms) - set(task.forms):
         form = lacking.pop()
         raise UsageError(f"an engine of {form} is built of the ONNX file of {form}", "name it with --onnx-input too")
-    try:
-        task.engines.batches(reads)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     engine_tools(task.engines, task.precisions)
 
 

@@ -21,6 +21,6 @@ RUNTIME = Runtime(
     "any",
     _open,
     made_by="--precision {precision} --package cpu (or cuda)",
-    requires=("torch", "torch"),
+    requires="torch",
     runs_code=True,
 )

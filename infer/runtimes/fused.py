@@ -14,4 +14,4 @@ def _open(bundle: Bundle, options: SessionOptions, announce: Announce) -> Sessio
     return FusedSession(bundle, options, announce=announce)
 
 
-RUNTIME = Runtime("fused", ("weights",), ("fp16",), "cuda", _open, requires=("torch", "torch"))
+RUNTIME = Runtime("fused", ("weights",), ("fp16",), "cuda", _open, requires="torch")

@@ -8,7 +8,7 @@ from infer.session import Session, SessionOptions
 from progress import Announce
 
 _MADE_BY = "--precision {precision} --onnx-input {form}"
-_REQUIRES = ("onnxruntime", "onnxruntime-gpu (or onnxruntime)")
+_REQUIRES = "onnxruntime"
 
 
 def _open_cpu(bundle: Bundle, options: SessionOptions, announce: Announce) -> Session:

@@ -24,7 +24,7 @@ def _runtime(name: str, module: str, auto: int) -> Runtime:
         "cuda",
         partial(_open, name),
         made_by=f"--precision {{precision}} --engine {name} --engine-input {{form}}",
-        requires=(module, f"'.[{name}]'"),
+        requires=module,
         auto=auto,
     )
 

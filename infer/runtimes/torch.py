@@ -14,4 +14,4 @@ def _open(bundle: Bundle, options: SessionOptions, announce: Announce) -> Sessio
     return TorchSession(bundle, options)
 
 
-RUNTIME = Runtime("torch", ("weights",), ("fp32",), "cpu", _open, requires=("torch", "torch"))
+RUNTIME = Runtime("torch", ("weights",), ("fp32",), "cpu", _open, requires="torch")

@@ -20,7 +20,7 @@ from infer.session import SIZES, Prediction, SessionInfo, SessionOptions, joined
 # By default the CUDA provider multiplies float32 in TF32, with 10 bits of mantissa: 4e-2 off in our logits on an H200.
 _OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "1"}}
 _TYPES = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
-_QUIET = 3  # errors only: onnxruntime warns of every node it keeps on the CPU by choice
+_QUIET = 4  # what it cannot do it raises, too; and it warns of every node that it keeps on the CPU by choice
 
 
 class OnnxRuntimeSession:

@@ -12,12 +12,12 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from errors import MissingComponentError
+from errors import MissingComponentError, not_installed
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_INSTALL = {
-    "tensorrt": "pip install '.[tensorrt]' from NVIDIA's package index; for RTX GPUs there is --engine tensorrt-rtx",
-    "tensorrt-rtx": "pip install '.[tensorrt-rtx]' (Linux or Windows on x86-64)",
+_WHERE = {
+    "tensorrt": ", from NVIDIA's package index; for RTX GPUs there is --engine tensorrt-rtx",
+    "tensorrt-rtx": " (Linux or Windows on x86-64)",
 }
 
 
@@ -70,9 +70,10 @@ def open_library(runtime: str) -> Library:
     try:
         module = importlib.import_module(MODULES[runtime])
     except ModuleNotFoundError as error:
-        raise MissingComponentError(f"{error.name} is not installed", _INSTALL[runtime]) from None
+        raise not_installed(error.name or MODULES[runtime], _WHERE[runtime]) from None
     except (ImportError, OSError, RuntimeError) as error:
-        raise MissingComponentError(f"{MODULES[runtime]} does not load: {error}", _INSTALL[runtime]) from None
+        hint = not_installed(MODULES[runtime], _WHERE[runtime]).hint
+        raise MissingComponentError(f"{MODULES[runtime]} does not load: {error}", hint) from None
     return Library(runtime, module)
 
 

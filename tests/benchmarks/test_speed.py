@@ -63,7 +63,7 @@ def test_every_round_times_each_runtime_on_the_same_blocks(bundle_dir, tmp_path,
             calls.append((self.runtime, blocks.tobytes(), qindex.tobytes(), len(blocks)))
 
     def opened(bundle, runtime, options: SessionOptions):
-        if options.precision == "int8" or runtime not in ("torch", "onnxruntime-cpu"):
+        if options.precision != "fp32" or runtime not in ("torch", "onnxruntime-cpu"):
             raise MissingComponentError("no such file")
         return Session(runtime)
 

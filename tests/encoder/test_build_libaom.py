@@ -22,7 +22,7 @@ UTILITIES = ("sh", "uname", "nproc", "dirname", "mktemp", "rm", "mkdir", "sha256
 
 def run(*arguments, **environment):
     return subprocess.run(
-        [SCRIPT, *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=60
+        ["sh", SCRIPT, *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=60
     )
 
 
@@ -70,6 +70,31 @@ def test_foreign_folder_is_left_alone(tmp_path):
     assert done.returncode == 2
     assert "is no libaom build of this script" in done.stderr
     assert (tmp_path / "mine").read_text() == "keep"
+
+
+def test_places(tmp_path):
+    """Of what this user keeps: as encoder.libaom.library.libaom_dir; without a home, in the checkout."""
+    told = {}
+    for name, settings in {
+        "given": {"AV1PART_LIBAOM_DIR": "/given place"},
+        "cache": {"XDG_CACHE_HOME": "/cache place"},
+        "home": {"HOME": "/home of somebody"},
+        "none": {},
+    }.items():
+        getent = tmp_path / name / "getent"
+        getent.parent.mkdir()
+        getent.write_text("#!/bin/sh\nexit 2\n")  # a user id that no password file knows
+        getent.chmod(0o755)
+        environment = {"PATH": f"{getent.parent}:{os.environ['PATH']}", **settings}
+        done = subprocess.run(["sh", SCRIPT, "--print-dir"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        told[name] = done.stdout.rstrip("\n")
+    assert told == {
+        "given": "/given place",
+        "cache": "/cache place/av1-partition-toolkit/libaom-3.12.1",
+        "home": "/home of somebody/.cache/av1-partition-toolkit/libaom-3.12.1",
+        "none": str(REPO / "build" / "libaom-3.12.1"),
+    }
 
 
 def test_usage():

@@ -11,6 +11,7 @@ from bundle import open_bundle
 from encoder.program import encode_file
 from errors import InputError, UsageError
 from frames.frame import FrameFormat
+from infer.sessions.torch_session import open_weights
 from tests.encodes import needs_libaom, pan, write_y4m
 from tests.helpers import REPO
 
@@ -26,10 +27,11 @@ def program(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, bundle_dir):
-    folder = tmp_path_factory.mktemp("c")
+    path, bundle = tmp_path_factory.mktemp("c") / "model.av1part", open_bundle(bundle_dir)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export.c.write, "CHECKED", 64)
-        return export.c.write.write_c(open_bundle(bundle_dir), folder, ("fp32",), print)[0]
+        path.write_bytes(export.c.write.make_blob(open_weights(bundle)[0].eval(), "fp32", {}, "ab" * 32, print))
+    return path
 
 
 @pytest.mark.parametrize("bit_depth", [8, 10])
@@ -57,7 +59,7 @@ def test_errors(program, model, tmp_path):
         (("--model", tmp_path / "nothing"), InputError, "cannot be read"),
         (("--model", tmp_path / "damaged"), InputError, "no blob of av1part"),
         (("--model", model, "--keep", "0.98"), InputError, "no threshold for this share"),
-        (("--model", model, "--threshold", "some"), InputError, "from 0 to 1"),
+        (("--model", model, "--threshold", "some"), UsageError, "--threshold does not take 'some'"),
         (("--model", model, "--bundle", "b"), UsageError, "exclude each other"),
         (("--model", model, "--cpu-used", 7), UsageError, "--cpu-used 7"),
     ):

@@ -55,6 +55,21 @@ def test_a_set_without_nodes_has_a_dash_where_nodes_would_stand():
     assert table(report).splitlines()[1].split()[-1] == "-"
 
 
+def test_logits_that_are_no_numbers_are_refused(run_dir, tiny_dataset, tmp_path):
+    """Finite weights may be so large that what comes out is not."""
+    import torch
+
+    from train.checkpoint import open_run, save_run
+
+    model = open_run(run_dir).model
+    with torch.no_grad():
+        for parameter in model.heads.parameters():
+            parameter.fill_(3e38)
+    save_run(tmp_path / "run", model, {})
+    with pytest.raises(ArtefactError, match="logits that are not finite"):
+        evaluate_artefact(tmp_path / "run", tiny_dataset, "val", silent, silent)
+
+
 def test_what_is_neither_run_nor_bundle_is_refused(tmp_path, tiny_dataset):
     with pytest.raises(ArtefactError, match="no finished run"):
         evaluate_artefact(tmp_path, tiny_dataset, "val", silent, silent)

@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from data.dataset import load_split
+from description import BLOCKS, chain_rule
 from errors import ParityError
 from export.certify import certify, reference_set, sample_pairs
-from infer.certificate import Certificate, ReferenceSet, certificate
+from infer.certificate import Certificate, ReferenceSet, certificates
 from infer.parity_figure import draw_parity
 from infer.session import Prediction, SessionInfo
-from partition import COVERED, chain_rule
+from partition import COVERED, OUTSIDE
+from tests.superblocks import SUPERBLOCKS
 
 
 class Answers:
@@ -43,6 +45,11 @@ def labelled(sample_val):
     return ReferenceSet(val.blocks, val.block[chosen], val.qindex[chosen], logits, val.label[chosen])
 
 
+def one(session, reference, row):
+    """The certificate of the only level."""
+    return certificates(session, reference, row)[""]
+
+
 def test_the_pairs_are_all_of_the_samples(sample):
     pairs = sample_pairs()
     assert len(pairs) == len(pairs.label) == len(pairs.qindex) == 92_716 and COVERED in pairs.label
@@ -66,7 +73,7 @@ def test_pairs_at_qindex_that_no_encode_used_have_no_labels(trained_like):
 def test_a_certificate_says_who_computed_what_where_and_when(labelled):
     logits = labelled.logits.copy()
     logits[8500, 0] += 8  # in the second batch
-    made = certificate(Answers(logits), labelled, "fp16")
+    made = one(Answers(logits), labelled, "fp16")
     assert made.computed_by == Answers.info and made.tolerance == "fp16"
     assert made.date == datetime.now(UTC).date().isoformat() and made.machine["cpu"] and made.machine["gpu"]
     report = made.report
@@ -96,7 +103,7 @@ def test_an_artefact_that_is_off_gets_none(labelled):
 def test_int8_is_judged_by_log_loss_and_macro_f1_too(labelled):
     """Surer of NONE where it says NONE: no label flips, but the log loss is another."""
     surer = labelled.logits.copy()
-    surer[chain_rule(surer).argmax(1) == 0, 0] += 3
+    surer[chain_rule(surer, BLOCKS.levels[0]).argmax(1) == 0, 0] += 3
     with pytest.raises(ParityError, match=r"stand-in\.onnx: log loss changed"):
         certify(Answers(surer), labelled, "int8")
     certify(Answers(surer), dataclasses.replace(labelled, label=None), "int8")
@@ -111,7 +118,7 @@ def pixels(png, tmp_path):
 @pytest.mark.parametrize("noise", [0.0, 1e-4, 0.5])
 def test_the_picture_is_drawn_from_the_certificates(labelled, tmp_path, noise):
     logits = labelled.logits + np.random.default_rng(1).normal(0, noise, labelled.logits.shape).astype(np.float32)
-    made = certificate(Answers(logits), labelled, "fp32")
+    made = one(Answers(logits), labelled, "fp32")
     drawn = pixels(draw_parity({"8 bit": made}), tmp_path)
     report = dataclasses.replace(made.report, histogram={"0.01": 1}, flips=0, flipped=())
     other = pixels(draw_parity({"8 bit": dataclasses.replace(made, report=report)}), tmp_path)
@@ -120,3 +127,20 @@ def test_the_picture_is_drawn_from_the_certificates(labelled, tmp_path, noise):
     left, right = blue[1] < drawn.shape[1] / 2, blue[1] >= drawn.shape[1] / 2
     assert left.sum() > 100 and right.sum() > 100
     assert (drawn != other).any(2).sum() > 500, "the figures are what is drawn"
+
+
+def test_each_level_has_a_certificate_and_one_that_is_off_is_named(sample):
+    """Nodes across the frame's edge, whose labels are OUTSIDE, are judged by nobody."""
+    val = load_split(sample, "val", SUPERBLOCKS)
+    chosen = np.arange(200)
+    logits = np.random.default_rng(0).normal(0, 1, (200, SUPERBLOCKS.logits)).astype(np.float32)
+    pairs = val.blocks, val.block[chosen], val.qindex[chosen], logits, val.label[chosen], SUPERBLOCKS
+    reference, heard = ReferenceSet(*pairs), []
+    made = certify(Answers(logits), reference, "fp32", heard.append)
+    inside = {size: (val.label[chosen][:, part] != OUTSIDE).sum() for size, part in SUPERBLOCKS.node_slices().items()}
+    assert {suffix: c.report.count for suffix, c in made.items()} == {f"_{s}": n for s, n in inside.items()}
+    assert len(heard) == 4 and inside[64] < 200
+    off = logits.copy()
+    off[0, -1] += 0.01  # the last node of 8 of the first superblock
+    with pytest.raises(ParityError, match=r"stand-in\.onnx_8: max logit difference"):
+        certify(Answers(off), reference, "fp32")

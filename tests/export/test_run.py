@@ -10,20 +10,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export.engines import EngineOptions
 
+import export.plan
 import export.run
 from bundle import TOOLKIT_VERSION, open_bundle
 from compiler.flops import multiply_adds
+from description import BLOCKS, Task
 from errors import MissingComponentError, ParityError, UsageError
+from export.artefacts.onnx import semantics
 from export.certify import reference_set, sample_pairs
-from export.run import ExportTask, export_run, semantics
+from export.engine_options import EngineOptions
+from export.plan import ExportTask
+from export.run import export_run
 from files import sha256_of
 from infer.open import open_session
 from infer.parity import compare, judge
 from infer.session import SessionOptions
 from infer.verify import read_reference
-from partition import PARTITION_NAMES
 from tests.helpers import make_randomised
 from train.model import ModelConfig, PartitionModel
 
@@ -51,7 +54,7 @@ def test_a_bundle_holds_what_design_says(bundle_dir, run_dir):
     }
     assert "fold" in bundle.manifest.files["model.fp32.onnx"].steps
     assert bundle.manifest.metrics == {"all": {"macro_f1": 0.25}}
-    assert bundle.manifest.classes[0] == "NONE" and len(bundle.manifest.classes) == 10
+    assert bundle.manifest.task == BLOCKS
 
 
 def test_the_reference_is_the_samples_blocks_over_all_qindex(bundle_dir):
@@ -69,7 +72,7 @@ def test_a_bundle_of_one_input_form_serves_its_bit_depth_and_says_what_it_lacks(
     assert not [name for name in bundle.manifest.files if "int32" in name]
     blocks, qindex, _ = (a[:64] for a in real_blocks)
     assert len(open_session(bundle, "onnxruntime-cpu", SessionOptions(8)).predict(blocks, qindex).partition) == 64
-    with pytest.raises(MissingComponentError, match="no fp32 int32 onnx"):
+    with pytest.raises(MissingComponentError, match="no fp32 onnx file that takes more than 8 bit"):
         open_session(bundle, "onnxruntime-cpu", SessionOptions(10))
 
 
@@ -92,8 +95,9 @@ def test_input_forms_that_do_not_fit_are_refused_before_any_work(run_dir, tmp_pa
 def test_a_file_says_what_it_is_and_where_it_comes_from(bundle_dir, run_dir, name):
     manifest = open_bundle(bundle_dir).manifest
     props = {p.key: p.value for p in onnx.load(bundle_dir / name).metadata_props}
-    assert json.loads(props["semantics"]) == semantics(ModelConfig()) and "[N, 16, 16]" in props["semantics"]
-    assert props["classes"].split(",") == list(PARTITION_NAMES)
+    assert json.loads(props["semantics"]) == semantics(BLOCKS) and "[N, 16, 16]" in props["semantics"]
+    assert Task.from_json(json.loads(props["task"])) == BLOCKS
+    assert json.loads(props["keep"]) == {}
     assert json.loads(props["model"]) == manifest.model
     assert props["run_sha256"] == sha256_of(run_dir / "model.safetensors") == manifest.run_sha256
     assert props["weights_sha256"] == manifest.files["model.safetensors"].sha256
@@ -128,14 +132,14 @@ def test_without_folding_the_batch_norms_stay_and_parity_holds(run_dir, tmp_path
 
 
 def test_a_compiler_that_computes_something_else_leaves_no_manifest(run_dir, tmp_path, monkeypatch):
-    whole, honest = export.run.reference_set, export.run.compile_model
+    whole, honest = export.run.reference_set, export.plan.compile_model
 
-    def wrong(model, options, observe):
+    def wrong(model, *arguments):
         model.heads["macro"][-1].bias.data[1] += 0.01
-        return honest(model, options, observe)
+        return honest(model, *arguments)
 
     monkeypatch.setattr(export.run, "reference_set", lambda model, count=None, seed=0: whole(model, 256, seed))
-    monkeypatch.setattr(export.run, "compile_model", wrong)
+    monkeypatch.setattr(export.plan, "compile_model", wrong)
     with pytest.raises(ParityError, match="max logit difference"):
         export_run(ExportTask(run_dir, tmp_path), silent)
     assert not (tmp_path / "manifest.json").exists()

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from bundle import Bundle, BundleFile, open_bundle
 from errors import MissingComponentError, OutputError
-from export.triton import FRAME, Batching, write_repository
+from export.triton import Batching, write_repository
 from infer.sessions.engine_record import EngineRecord
 from partition import PARTITION_NAMES
 
@@ -23,7 +23,7 @@ RECORD = EngineRecord(
     version_compatible=False,
     hardware_compatible="",
     min_batch=1,
-    opt_batch=FRAME,
+    opt_batch=8160,
     max_batch=20_000,
     onnx="model.fp32.onnx",
     onnx_sha256="",
@@ -128,9 +128,9 @@ def test_where_a_precision_runs(schema, write, precision, kind):
 
 
 def test_small_batches(schema, write):
-    root, names, _ = write(batching=Batching(largest=100, delay_us=7))
+    root, names, _ = write(batching=Batching(largest=1, frames=(2, 4), delay_us=7))
     config = parse(schema, root / names[0])
-    assert config.max_batch_size == 100 and not config.dynamic_batching.preferred_batch_size
+    assert config.max_batch_size == 8160 and not config.dynamic_batching.preferred_batch_size
     assert config.HasField("dynamic_batching") and config.dynamic_batching.max_queue_delay_microseconds == 7
 
 

@@ -261,4 +261,4 @@ def test_without_pyav(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"x")
     with pytest.raises(MissingComponentError) as caught:
         open_frames(tmp_path / "a.mp4")
-    assert caught.value.hint == "pip install av"
+    assert caught.value.hint == "pip install 'av1-partition-toolkit[video]'"

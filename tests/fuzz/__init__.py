@@ -2,7 +2,7 @@
 
     mutate.py, media.py   ways to damage bytes, JSON, CSV, numpy arrays and archives; models; moving pictures and maps
     targets.py            for each format a good file, its ways to be damaged, and the commands that read it
-    harness.py            runs thousands of inputs through the command line's entry, and says what must not have happened
+    harness.py            runs thousands of inputs through the command line's entry, and says what must not have been
     test_formats.py       300 inputs of each format in `make test`, 20,000 in `make test-all`
     kill.py, test_kill.py commands that die at a random moment: what was whole before is whole still
 

@@ -10,7 +10,9 @@ from random import Random
 os.environ["OMP_NUM_THREADS"] = "1"  # as tests/conftest.py has it
 
 from tests.fuzz import harness
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.kill import run_loop
+from tests.fuzz.loops import LOOPS
+from tests.fuzz.runs import TARGETS
 
 
 def main(name: str, number: str, count: str = "") -> None:
@@ -18,8 +20,13 @@ def main(name: str, number: str, count: str = "") -> None:
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
     if count:
         first = int(number)
-        print(harness.fuzz(TARGETS[name], name, root, range(first, first + int(count))) or "nothing went wrong")
-        print("exit codes:", (root / "codes").read_text() if (root / "codes").exists() else "none")
+        if name in LOOPS:
+            print(harness.in_process(run_loop, LOOPS[name], name, root, int(count)) or "nothing went wrong", root)
+            return
+        numbers = range(first, first + int(count))
+        found = harness.in_process(harness.run_batch, TARGETS[name], name, root, numbers)
+        print(f"{found}\nin {root / 'failing'}" if found else "nothing went wrong")
+        print((root / "ended").read_text() if (root / "ended").exists() else "it did not end")
         return
     case = TARGETS[name](root)(Random(f"{name} {number}"))
     case = replace(case, words=(*case.words, "--debug"))

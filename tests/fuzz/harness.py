@@ -33,9 +33,14 @@ SECONDS = 20
 """After which an input counts as one that hangs."""
 MEMORY = 2 << 30
 """Bytes that an input may take, over what the process takes before it reads any."""
+_RESERVED = 1 << 30
+"""Bytes of addresses that threads may reserve besides, and never fill."""
 _ALL_CODES = range(8)
 _PROGRESS = re.compile(r"[\d,]+ (%|done)")
 _SHOWN = 5
+
+Words = tuple[object, ...] | Callable[[], object]
+"""A command line; or, where no command does it, a call that raises what a command would report."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,15 @@ class Case:
 
     Attributes:
         files: what to write, the damaged file among them, by path.
-        words: the command line that reads it; or, where no command does, a call that raises what it would report.
+        words: what reads it.
         outputs: what a command that succeeds writes anew, and one that fails leaves alone.
         extra: what one that fails may leave besides, such as results as far as they came.
-        folder: below which a command that succeeds may write what it likes; removed after each run.
+        folder: where a command keeps finished work for the next one to go on from, even if it fails; nothing in it may
+            be lost, and no half-written file be left. It is removed before each input.
     """
 
     files: Mapping[Path, bytes]
-    words: tuple[object, ...] | Callable[[], object]
+    words: Words
     outputs: tuple[Path, ...] = ()
     extra: tuple[Path, ...] = ()
     folder: Path | None = None
@@ -88,16 +94,17 @@ def run_case(case: Case, root: Path, quiet: bool = True) -> Verdict:
     for path in case.outputs:
         path.write_bytes(b"an earlier result")
     before = listing(root)
-    verdict = Verdict(*_call(case.words, quiet))
+    verdict = Verdict(*call(case.words, quiet))
     after = listing(root)
     _judge_words(verdict)
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     outputs = set(map(str, case.outputs))
     allowed = outputs if verdict.code == 0 else set(map(str, case.extra))
-    if verdict.code == 0 and case.folder is not None:
+    if case.folder is not None:
         inside = str(case.folder) + os.sep
-        before = {path: about for path, about in before.items() if not path.startswith(inside)}
-        changed = {path for path in changed if not path.startswith(inside)}
+        changed = {path for path in changed if not path.startswith(inside) or Path(path).name.startswith(".")}
+        if verdict.code == 0:
+            before = {path: about for path, about in before.items() if not path.startswith(inside)}
     if lost := sorted(before.keys() - after.keys()):
         verdict.problems.append(f"lost: {lost}")
     if odd := sorted(changed - allowed):
@@ -111,7 +118,7 @@ def run_case(case: Case, root: Path, quiet: bool = True) -> Verdict:
 
 def run_words(words: tuple[object, ...]) -> None:
     """Run a command that must succeed."""
-    code, text = _call(words, quiet=True)
+    code, text = call(words, quiet=True)
     assert code == 0, text
 
 
@@ -125,7 +132,7 @@ def listing(root: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _call(words: tuple[object, ...] | Callable[[], object], quiet: bool) -> tuple[object, str]:
+def call(words: Words, quiet: bool) -> tuple[object, str]:
     out, err = (io.StringIO(), io.StringIO()) if quiet else (sys.stdout, sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -149,6 +156,8 @@ def _judge_words(verdict: Verdict) -> None:
     labels = [line.split(":", 1)[0] for line in lines]
     if verdict.code not in _ALL_CODES:
         verdict.problems.append(f"exit {verdict.code}")
+    if "memory" in verdict.text:
+        verdict.problems.append("asked for more memory than there is")
     if labels not in ([[]] if verdict.code == 0 else [["error"], ["error", "hint"]]):
         verdict.problems.append("stderr is not one line of error and one of hint")
 
@@ -192,7 +201,9 @@ def run_batch(prepare: Prepare, name: str, root: Path, numbers: Iterable[int]) -
             with (root / "problems").open("a") as file:
                 text = verdict.text.strip().replace("\n", " | ")[-400:]
                 file.write(f"{name} {number}: {'; '.join(verdict.problems)}: {text}\n")
-    (root / "codes").write_text(json.dumps(codes))
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    ended = {"exit codes": codes, "cpu_s": round(spent.ru_utime + spent.ru_stime, 1)}
+    (root / "ended").write_text(json.dumps(ended))
     (root / "now").unlink()
 
 
@@ -201,10 +212,10 @@ def _peak() -> int:
 
 
 def _limit_memory() -> None:
-    """What an input takes beyond MEMORY fails, instead of taking the machine down."""
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    limit = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    """What an input takes far beyond MEMORY fails, instead of taking the machine down."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY + _RESERVED
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _save(root: Path, name: str, number: int, case: Case) -> None:
@@ -214,20 +225,24 @@ def _save(root: Path, name: str, number: int, case: Case) -> None:
         kept.write_bytes(content)
 
 
-def fuzz(prepare: Prepare, name: str, root: Path, numbers: range) -> str:
-    """Run a batch; what went wrong, in lines for people, empty if nothing did."""
+def in_process(run: Callable[..., None], prepare: Callable, name: str, root: Path, amount: object) -> str:
+    """Run a batch or a loop in a process of its own; what went wrong, in lines for people, empty if nothing did."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.fuzz.warm"])
-    process = context.Process(target=run_batch, args=(prepare, name, root, numbers))
+    process = context.Process(target=run, args=(prepare, name, root, amount))
     process.start()
     process.join()
     found = (root / "problems").read_text().splitlines() if (root / "problems").exists() else []
-    if process.exitcode or (root / "now").exists():
-        number = (root / "now").read_text() if (root / "now").exists() else "of none"
-        words = (root / "native").read_text(errors="replace")[-2000:] if (root / "native").exists() else ""
-        shutil.copytree(root / "place", root / "failing" / f"{name}-{number}", dirs_exist_ok=True)
-        end = "ran for over 20 s" if "Timeout" in words else f"the process ended with {process.exitcode}"
-        found.insert(0, f"{name} {number}: {end}: {words}")
+    if process.exitcode:
+        found.insert(0, _died(name, root, process.exitcode))
     more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    help_line = f"inputs are in {root / 'failing'}; python -m tests.fuzz {name} NUMBER runs one again"
-    return "\n".join((*found[:_SHOWN], *more, help_line)) if found else ""
+    return "\n".join((*found[:_SHOWN], *more))
+
+
+def _died(name: str, root: Path, code: int | None) -> str:
+    number = (root / "now").read_text() if (root / "now").exists() else "of none"
+    words = (root / "native").read_text(errors="replace")[-2000:] if (root / "native").exists() else ""
+    if (root / "place").exists():
+        shutil.copytree(root / "place", root / "failing" / f"{name}-{number}", dirs_exist_ok=True)
+    end = f"ran for over {SECONDS} s" if "Timeout" in words else f"the process ended with {code}"
+    return f"{name} {number}: {end}: {words}"

@@ -124,7 +124,22 @@ _ONNX_CHANGES = (_change_node, _change_node, _change_attribute, _change_weights,
 
 _TAGS = ("W0", "W16", "W17", "W-5", "W1e3", "W", "W" + "9" * 40, "W65536", "W65537", "W 40", "W+40", "W40x", "W٤٠")
 _TAGS += ("C444", "C422", "Cmono", "C420p10", "C420p12", "C420p16", "C420paldv", "Cmono12", "C", "C411", "C420alpha")
-_TAGS += ("It", "Ib", "Im", "I?", "I", "Ix", "F0:0", "F0:1", "F1:0", "F", "F25", "F-1:1", "F" + "9" * 400 + ":1", "A0:0")
+_TAGS += (
+    "It",
+    "Ib",
+    "Im",
+    "I?",
+    "I",
+    "Ix",
+    "F0:0",
+    "F0:1",
+    "F1:0",
+    "F",
+    "F25",
+    "F-1:1",
+    "F" + "9" * 400 + ":1",
+    "A0:0",
+)
 _TAGS += ("XCOLORRANGE=FULL", "X" + "y" * 2000, "X" + "y" * 65536, "Q", "\t", "W16 W48", "\0", "\r", "Xa\0b", "Ip It")
 
 
@@ -147,9 +162,13 @@ def y4m_file(rng: Random, data: bytes) -> bytes:
     line = rng.choice(("\n", "\n", "\n", "\n", "\r\n", " \n", "")).join((" ".join(tags), ""))
     marker = b"FRAME\n"
     if rng.random() < 0.3:
-        other = rng.choice((b"FRAME Ip\n", b"FRAMES\n", b"FRAME \n", b"frame\n", b"\n", b"FRAME" + b" X" * 40_000 + b"\n"))
+        other = rng.choice(
+            (b"FRAME Ip\n", b"FRAMES\n", b"FRAME \n", b"frame\n", b"\n", b"FRAME" + b" X" * 40_000 + b"\n")
+        )
         body = body.replace(marker, other, rng.choice((1, -1)))
-    body = rng.choice((body, body, body, body[:-1], body + b"\n", body + marker, body + body, b"", body[: len(body) // 2]))
+    body = rng.choice(
+        (body, body, body, body[:-1], body + b"\n", body + marker, body + body, b"", body[: len(body) // 2])
+    )
     return line.encode("utf-8", "replace") + body
 
 
@@ -161,13 +180,27 @@ def map_file(rng: Random, data: bytes) -> bytes:
     out = bytearray(data)
     if kind < 0.7:
         for _ in range(rng.choice((1, 1, 2))):
-            at, form = rng.choice(((8, "<H"), (10, "<H"), (12, "<I"), (16, "<I"), (20, "<I"), (24, "<B"), (25, "<B"), (26, "<H"), (28, "<I")))
+            at, form = rng.choice(
+                (
+                    (8, "<H"),
+                    (10, "<H"),
+                    (12, "<I"),
+                    (16, "<I"),
+                    (20, "<I"),
+                    (24, "<B"),
+                    (25, "<B"),
+                    (26, "<H"),
+                    (28, "<I"),
+                )
+            )
             value = rng.choice((*NUMBERS, *LARGE[:1], struct.unpack_from(form, out, at)[0] + rng.choice((-1, 1))))
             struct.pack_into(form, out, at, value % (1 << 8 * struct.calcsize(form)))
         return bytes(out)
     for _ in range(rng.choice((1, 2, 8))):
         at = rng.randrange(32, len(out) - 1)
-        struct.pack_into("<H", out, at, rng.choice((0, 1, 2, 0x3FE, 0x3FF, 0x400, 0x7FF, 0xFFFF, rng.randrange(1 << 10) | 1)))
+        struct.pack_into(
+            "<H", out, at, rng.choice((0, 1, 2, 0x3FE, 0x3FF, 0x400, 0x7FF, 0xFFFF, rng.randrange(1 << 10) | 1))
+        )
     return bytes(out) + rng.choice((b"", b"", b"\0", b"\0" * 64))
 
 

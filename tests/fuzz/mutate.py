@@ -5,7 +5,6 @@ reached too."""
 from __future__ import annotations
 
 import ast
-import copy
 import csv
 import io
 import json
@@ -32,7 +31,7 @@ def odd_value(rng: Random) -> Any:
         return rng.choice((*NUMBERS, *LARGE))
     if kind == 2:
         return -rng.choice((*NUMBERS, *LARGE))
-    return copy.deepcopy(rng.choice(flat))
+    return _copied(rng.choice(flat))
 
 
 # --- bytes --------------------------------------------------------------------------------------------------------
@@ -85,10 +84,17 @@ _DAMAGES: tuple[Callable[[Random, bytearray, int], None], ...] = (
 
 def change_json(rng: Random, values: Any) -> Any:
     """A copy with one to three values changed, taken out, doubled or renamed; each level is as likely as the last."""
-    values = copy.deepcopy(values)
+    values = _copied(values)
     for _ in range(rng.choice((1, 1, 2, 3))):
         _change_inside(rng, values)
     return values
+
+
+def _copied(values: Any) -> Any:
+    """Other objects and lists of the same leaves."""
+    if isinstance(values, dict):
+        return {key: _copied(value) for key, value in values.items()}
+    return [_copied(value) for value in values] if isinstance(values, list) else values
 
 
 def _change_inside(rng: Random, values: Any) -> None:
@@ -106,7 +112,7 @@ def _change_inside(rng: Random, values: Any) -> None:
     elif kind == 2 and isinstance(values, dict):
         values[rng.choice((*WORDS, "more"))] = odd_value(rng)
     elif kind == 3:
-        values[key] = copy.deepcopy(values[rng.choice(keys)])
+        values[key] = _copied(values[rng.choice(keys)])
     elif kind == 4 and isinstance(values[key], (int, float)):
         values[key] = values[key] + rng.choice((-1, 1, 0.5, 1e-3))
     else:
@@ -247,7 +253,10 @@ def _zipped(rng: Random, members: list[tuple[str, bytes]]) -> bytes:
     out = io.BytesIO()
     method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
     method = rng.choice((method, method, method, zipfile.ZIP_LZMA))
-    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(out, "w", method) as archive:  # of names that are there
+    with (
+        warnings.catch_warnings(action="ignore"),
+        zipfile.ZipFile(out, "w", method) as archive,
+    ):  # of names that are there
         for name, content in members:
             info = zipfile.ZipInfo(name.encode("utf-8", "replace").decode() or "x", (1980, 1, 1, 0, 0, 0))
             archive.writestr(info, content, method)

@@ -9,6 +9,8 @@ import io
 import json
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
@@ -187,24 +189,22 @@ def manifest_target(root: Path):
 
 @target("safetensors")
 def safetensors_target(root: Path):
-    bundle = _with_inputs(root, WEIGHTS)
-    good = bundle.read(WEIGHTS)
-
-    def draw(rng: Random) -> Case:
-        files = bundle.sealed(WEIGHTS, media.safetensors_file(rng, good))
-        return Case(files, *_of_bundle(root, bundle, rng, ("torch",)), (root / "out.partial.npz",))
-
-    return draw
+    return _predicting(root, WEIGHTS, (), media.safetensors_file, ("torch",))
 
 
 @target("onnx")
 def onnx_target(root: Path):
-    bundle = _with_inputs(root, ONNX, REFERENCE)
-    good = bundle.read(ONNX)
+    return _predicting(root, ONNX, (REFERENCE,), media.onnx_file, ("onnxruntime-cpu", "verify"))
+
+
+def _predicting(root: Path, name: str, beside: tuple[str, ...], damaged, runtimes: tuple[str, ...]):
+    """Files of a bundle that `predict` or `verify` computes with."""
+    bundle = _with_inputs(root, name, *beside)
+    good = bundle.read(name)
 
     def draw(rng: Random) -> Case:
-        files = bundle.sealed(ONNX, media.onnx_file(rng, good))
-        return Case(files, *_of_bundle(root, bundle, rng, ("onnxruntime-cpu", "verify")), (root / "out.partial.npz",))
+        files = bundle.sealed(name, damaged(rng, good))
+        return Case(files, *_of_bundle(root, bundle, rng, runtimes), (root / "out.partial.npz",))
 
     return draw
 
@@ -277,6 +277,7 @@ def parts_target(root: Path):
     picture, out = root / "a.png", root / "dataset"
     picture.write_bytes(helpers.png(luma(48, 32)))
     words = ("dataset", "build", picture, "--output-dir", out, "--qindex", "80,220", "--cpu-used", 9, "--jobs", 1)
+    encode_here()
     kept = _parts_of_a_build(words, out)
 
     def draw(rng: Random) -> Case:
@@ -288,6 +289,13 @@ def parts_target(root: Path):
         return Case(files, words, folder=out)
 
     return draw
+
+
+def encode_here() -> None:
+    """Builds of this process start no others."""
+    import data.build
+
+    data.build.local_workers = lambda jobs: nullcontext((ThreadPoolExecutor(jobs), jobs))
 
 
 def _parts_of_a_build(words: tuple, out: Path) -> dict[Path, bytes]:

@@ -15,7 +15,9 @@ import infer.runtimes
 import infer.sessions.onnxruntime_session
 import infer.sessions.torch_session
 import infer.verify
+import tests.fuzz.runs
 import tests.fuzz.targets
+import train.run
 
 __all__ = ["Image", "JpegImagePlugin", "PngImagePlugin", "cli", "data", "evaluate", "infer", "numpy", "onnx"]
-__all__ += ["onnxruntime", "tests", "torch"]
+__all__ += ["onnxruntime", "tests", "torch", "train"]

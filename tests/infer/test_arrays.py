@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from description import BLOCKS, BLOCKS_IN_CONTEXT, InputForm
-from errors import ArtefactError, InputError
-from infer.arrays import check_batch, output_forms, prediction_of, require_finite
+from errors import ArtefactError, DeviceError, InputError
+from infer.arrays import check_batch, output_forms, prediction_of, require_finite, runtime_errors
 from infer.session import Prediction
 from tests.infer.stand_in import INFO, TOY
 
@@ -142,3 +142,12 @@ def test_one_probability_that_is_not_finite_is_found(value, place):
     probability[place] = value
     with pytest.raises(ArtefactError, match="not finite"):
         require_finite(Prediction(probability, probability, np.zeros(5, np.uint8)), INFO)
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [(RuntimeError("x"), DeviceError), (ArtefactError("x"), ArtefactError), (RecursionError("x"), RecursionError)],
+)
+def test_what_a_runtime_raises_is_told_from_errors_of_ours(raised, seen):
+    with pytest.raises(seen, match="x"), runtime_errors(INFO):
+        raise raised

@@ -8,7 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from bundle import Bundle, BundleFile
-from errors import ArtefactError, ForeignArtefactError, MissingComponentError, UntrustedCodeError, UsageError
+from errors import (
+    ArtefactError,
+    ForeignArtefactError,
+    MissingComponentError,
+    UntrustedCodeError,
+    UsageError,
+    not_installed,
+)
 from infer.open import open_session, require_here
 from infer.runtimes import AUTO_ORDER, RUNTIMES
 from infer.session import SessionOptions
@@ -116,11 +123,11 @@ def test_an_unknown_runtime_is_a_programming_error():
 
 @pytest.mark.parametrize("runtime", [name for name, runtime in RUNTIMES.items() if runtime.requires])
 def test_a_module_that_is_not_installed_is_named_before_anything_else(runtime, monkeypatch):
-    module, package = RUNTIMES[runtime].requires
+    module = RUNTIMES[runtime].requires
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingComponentError, match=f"{module} is not installed") as error:
         open_session(bundle_of(), runtime, SessionOptions())
-    assert error.value.hint == f"pip install {package}" and error.value.exit_code == 4
+    assert error.value.hint == not_installed(module).hint and error.value.exit_code == 4
 
 
 @pytest.mark.parametrize("runtime", [name for name, runtime in RUNTIMES.items() if runtime.device == "cuda"])

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from data.dataset import BlockSet, load_split
+from description import BLOCKS, BLOCKS_IN_CONTEXT
+from partition import OUTSIDE
 from tests.helpers import COVERED, drawing
 from train.batches import Batch, DeviceBlocks, augment, epoch_indices, flip, middle
 from train.quantiser import AC_STEP, scaled_qindex
-from train.stages import stage_targets
+from train.stages import STAGES, stage_targets
 
 CPU = torch.device("cpu")
 
@@ -70,24 +72,27 @@ def test_balanced_epochs_are_as_long_as_natural_ones():
     assert lengths[0] == lengths[1]
 
 
-# label: class in stage 1, 2, 3 (docs/DESIGN.md, Model); -1 is left out
+# label: class in stage 1, 2, 3 (docs/DESIGN.md, Model), of all that its heads tell apart; -1 is left out
 STAGE_CLASSES = {
     0: (0, -1, -1),
-    1: (1, 1, 1),
-    2: (1, 1, 2),
+    1: (1, 1, 0),
+    2: (1, 1, 1),
     3: (1, 0, -1),
-    4: (1, 2, 4),
-    7: (1, 2, 7),
-    8: (1, 3, 8),
-    9: (1, 3, 9),
+    4: (1, 2, 2),
+    7: (1, 2, 5),
+    8: (1, 3, 6),
+    9: (1, 3, 7),
+    OUTSIDE: (-1, -1, -1),
     COVERED: (0, -1, -1),
 }
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_stage_targets(stage):
-    label = np.array(list(STAGE_CLASSES), np.uint8)
-    assert stage_targets(stage, label).tolist() == [classes[stage - 1] for classes in STAGE_CLASSES.values()]
+    label = np.array(list(STAGE_CLASSES), np.uint8)[:, None]
+    assert stage_targets(STAGES[stage - 1], label, BLOCKS).tolist() == [
+        classes[stage - 1] for classes in STAGE_CLASSES.values()
+    ]
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -98,9 +103,10 @@ def test_a_batch_holds_the_pairs_asked_for(dtype):
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256 if dtype == np.uint8 else 1024, (10, 16, 16)).astype(dtype)
     block = np.tile(np.arange(10), 3)
-    qindex, label = rng.integers(0, 256, 30).astype(np.uint8), rng.choice([0, 5, 9, 255], 30).astype(np.uint8)
+    qindex, label = rng.integers(0, 256, 30).astype(np.uint8), rng.choice([0, 5, 9, 255], (30, 1)).astype(np.uint8)
     picture = np.zeros(30, np.int64)
-    data = DeviceBlocks(BlockSet(blocks, block, qindex, label, picture, ("a",), 8 if dtype == np.uint8 else 10), CPU)
+    depth = 8 if dtype == np.uint8 else 10
+    data = DeviceBlocks(BlockSet(BLOCKS, blocks, block, qindex, label, picture, ("a",), depth), CPU)
     batch = data.batch(torch.tensor([29, 3, 3]))
     assert batch.blocks.tolist() == blocks[[9, 3, 3]].tolist()
     assert batch.qindex.tolist() == qindex[[29, 3, 3]].tolist()
@@ -133,7 +139,7 @@ def partition_of(picture):
 def drawn():
     """Each partition as a picture of itself."""
     blocks = torch.from_numpy(np.stack([picture_of(p) for p in range(10)]))
-    return Batch(blocks, torch.arange(10) + 100, torch.arange(10))
+    return Batch(blocks, torch.arange(10) + 100, torch.arange(10)[:, None])
 
 
 def test_pictures_of_partitions_can_be_read_back(drawn):
@@ -142,46 +148,46 @@ def test_pictures_of_partitions_can_be_read_back(drawn):
 
 @pytest.mark.parametrize("name", ["left-right", "up-down", "transpose"])
 def test_a_flipped_block_still_shows_its_label(drawn, name):
-    flipped = flip(drawn, name)
-    assert flipped.label.tolist() == [partition_of(b.numpy()) for b in flipped.blocks]
+    flipped = flip(drawn, name, BLOCKS)
+    assert flipped.label[:, 0].tolist() == [partition_of(b.numpy()) for b in flipped.blocks]
     assert not torch.equal(flipped.label, drawn.label)
     assert torch.equal(flipped.qindex, drawn.qindex)
-    again = flip(flipped, name)
+    again = flip(flipped, name, BLOCKS)
     assert torch.equal(again.blocks, drawn.blocks) and torch.equal(again.label, drawn.label)
 
 
 def test_flips_move_samples_as_their_names_say():
     block = torch.arange(256).reshape(1, 16, 16)
-    batch = Batch(block, torch.zeros(1), torch.tensor([255]))
-    assert flip(batch, "left-right").blocks[0, 0, 0] == 15
-    assert flip(batch, "up-down").blocks[0, 0, 0] == 240
-    assert flip(batch, "transpose").blocks[0, 0, 1] == 16
-    assert flip(batch, "transpose").label.tolist() == [255]
+    batch = Batch(block, torch.zeros(1), torch.tensor([[255]]))
+    assert flip(batch, "left-right", BLOCKS).blocks[0, 0, 0] == 15
+    assert flip(batch, "up-down", BLOCKS).blocks[0, 0, 0] == 240
+    assert flip(batch, "transpose", BLOCKS).blocks[0, 0, 1] == 16
+    assert flip(batch, "transpose", BLOCKS).label.tolist() == [[255]]
 
 
 def test_augmentation_draws_all_eight_symmetries_alike_and_keeps_labels_true(drawn):
     corners, draws = {}, generator(5)
     probe = torch.cat([drawn.blocks, torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)])
-    batch = Batch(probe, torch.arange(11), torch.tensor([*range(10), 255]))
+    batch = Batch(probe, torch.arange(11), torch.tensor([*range(10), 255])[:, None])
     for _ in range(800):
-        found = augment(batch, "flips", draws)
+        found = augment(batch, BLOCKS, "flips", draws)
         key = tuple(found.blocks[10, ::15, ::15].flatten().tolist())
         corners[key] = corners.get(key, 0) + 1
         if corners[key] == 1:
-            assert found.label.tolist() == [partition_of(b.numpy()) for b in found.blocks[:10]] + [255]
+            assert found.label[:, 0].tolist() == [partition_of(b.numpy()) for b in found.blocks[:10]] + [255]
     assert len(corners) == 8 and min(corners.values()) > 60
 
 
 def test_no_augmentation_gives_the_batch_back_and_draws_nothing(drawn):
     draws = generator(3)
     state = draws.get_state()
-    assert augment(drawn, "none", draws) is drawn
+    assert augment(drawn, BLOCKS, "none", draws) is drawn
     assert torch.equal(draws.get_state(), state)
 
 
 def real_batch(real_blocks, count=64):
     blocks, qindex, label = (torch.from_numpy(a[:count].copy()) for a in real_blocks)
-    return Batch(blocks, qindex.long(), label.long())
+    return Batch(blocks, qindex.long(), label.long()[:, None])
 
 
 @pytest.mark.parametrize("augmentation", ["mixup", "cutmix"])
@@ -189,8 +195,8 @@ def test_mixed_blocks_are_of_the_two_pairs_that_their_labels_name(augmentation, 
     """Each mixed batch is taken apart again: flips first, then one partner for each pair."""
     batch, shares = real_batch(real_blocks), []
     for seed in range(40):
-        whole = augment(batch, "flips", generator(seed))
-        found = augment(batch, augmentation, generator(seed))
+        whole = augment(batch, BLOCKS, "flips", generator(seed))
+        found = augment(batch, BLOCKS, augmentation, generator(seed))
         draws = generator(seed)
         torch.rand(3, generator=draws)
         partner = torch.randperm(64, generator=draws)
@@ -217,8 +223,8 @@ def test_mixed_blocks_are_of_the_two_pairs_that_their_labels_name(augmentation, 
 def test_flips_of_the_real_sample_leave_counts_permuted(sample):
     found = load_split(sample, "val")
     batch = DeviceBlocks(found, CPU).batch(torch.arange(4000))
-    before = torch.bincount(batch.label, minlength=256)
-    after = torch.bincount(flip(batch, "transpose").label, minlength=256)
+    before = torch.bincount(batch.label[:, 0], minlength=256)
+    after = torch.bincount(flip(batch, "transpose", BLOCKS).label[:, 0], minlength=256)
     assert after[[0, 2, 1, 3, 6, 7, 4, 5, 9, 8, 255]].tolist() == before[[*range(10), 255]].tolist()
 
 
@@ -227,7 +233,9 @@ def test_flips_of_the_real_sample_leave_counts_permuted(sample):
 
 def test_a_bordered_batch_without_its_border_is_the_plain_batch(sample):
     some = torch.tensor([5, 900, 901, 3999])
-    plain, wide = (DeviceBlocks(load_split(sample, "val", border), CPU).batch(some) for border in (0, 8))
+    plain, wide = (
+        DeviceBlocks(load_split(sample, "val", task), CPU).batch(some) for task in (BLOCKS, BLOCKS_IN_CONTEXT)
+    )
     assert wide.blocks.shape == (4, 32, 32) and torch.equal(middle(wide.blocks, 16), plain.blocks)
     assert torch.equal(middle(plain.blocks, 16), plain.blocks)
     assert torch.equal(wide.label, plain.label) and torch.equal(wide.qindex, plain.qindex)
@@ -243,7 +251,7 @@ def test_augmentations_do_to_the_middle_what_they_do_to_plain_blocks(augmentatio
         found = []
         for each in (batch, wide):
             torch.manual_seed(seed)
-            found.append(augment(each, augmentation, generator(seed)))
+            found.append(augment(each, BLOCKS, augmentation, generator(seed)))
         plain, bordered = found
         assert torch.equal(middle(bordered.blocks, 16), plain.blocks)
         assert torch.equal(bordered.label, plain.label) and torch.equal(bordered.qindex, plain.qindex)
@@ -258,13 +266,13 @@ def test_augmentations_do_to_the_middle_what_they_do_to_plain_blocks(augmentatio
 @pytest.mark.parametrize("augmentation", ["none", "flips", "contrast", "mixup", "cutmix"])
 def test_augmentations_do_to_teachers_certainties_what_they_do_to_labels(augmentation, real_blocks):
     batch = real_batch(real_blocks)
-    plain = torch.where(batch.label == 255, 0, batch.label)
+    plain = torch.where(batch.label == 255, 0, batch.label)[:, 0]
     certain = replace(batch, soft=torch.nn.functional.one_hot(plain, 10).float())
     for seed in range(8):
         torch.manual_seed(seed)
-        found = augment(certain, augmentation, generator(seed))
+        found = augment(certain, BLOCKS, augmentation, generator(seed))
         one, other = (
-            torch.nn.functional.one_hot(torch.where(label == 255, 0, label), 10).float()
+            torch.nn.functional.one_hot(torch.where(label == 255, 0, label)[:, 0], 10).float()
             for label in (found.label, found.label if found.other is None else found.other)
         )
         assert torch.allclose(found.soft, found.share * one + (1 - found.share) * other, atol=1e-6)
@@ -275,10 +283,10 @@ def test_augmentations_do_to_teachers_certainties_what_they_do_to_labels(augment
 
 def test_contrast_scales_the_block_as_the_step_of_the_qindex_that_goes_with_it(real_blocks):
     blocks, qindex, label = (torch.from_numpy(a[:1024]) for a in real_blocks)
-    batch = Batch(blocks, qindex.long(), label.long())
+    batch = Batch(blocks, qindex.long(), label.long()[:, None])
     torch.manual_seed(0)
-    with_signs = augment(batch, "contrast", generator(3))
-    mirrored = augment(batch, "flips", generator(3))
+    with_signs = augment(batch, BLOCKS, "contrast", generator(3))
+    mirrored = augment(batch, BLOCKS, "flips", generator(3))
     assert torch.equal(with_signs.label, mirrored.label), "the flips are those of the generator"
     step = torch.tensor(AC_STEP).float()
     ratio = step[with_signs.qindex] / step[batch.qindex]
@@ -304,10 +312,10 @@ def test_a_scaled_qindex_stays_where_labels_were_seen():
 
 def test_contrast_is_drawn_from_what_the_epoch_seeds(real_blocks):
     blocks, qindex, label = (torch.from_numpy(a[:64]) for a in real_blocks)
-    batch = Batch(blocks, qindex.long(), label.long())
+    batch = Batch(blocks, qindex.long(), label.long()[:, None])
 
     def draw(seed):
         torch.manual_seed(seed)
-        return augment(batch, "contrast", generator())
+        return augment(batch, BLOCKS, "contrast", generator())
 
     assert torch.equal(draw(1).blocks, draw(1).blocks) and not torch.equal(draw(1).blocks, draw(2).blocks)

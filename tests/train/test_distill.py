@@ -6,26 +6,28 @@ import torch
 from torch.nn import functional as F
 
 from data.dataset import BlockSet
-from partition import HEADS, head_slices
+from description import BLOCKS, BLOCKS_IN_CONTEXT
 from train.batches import SYMMETRIES, Batch, DeviceBlocks, flip
 from train.config import TrainConfig
 from train.distill import class_members, head_shares, soft_cross_entropy, taught
 from train.model import ModelConfig, PartitionModel, chain_rule
-from train.stages import STAGE_HEADS, StageNet
+from train.stage_net import StageNet
+from train.stages import STAGES
 
 CPU = torch.device("cpu")
+LEVEL = BLOCKS.levels[0]
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", LEVEL.slices)
 def test_shares_undo_the_chain_rule(head):
     logits = 2 * torch.randn(200, 14, generator=torch.Generator().manual_seed(0))
-    expected = logits[:, head_slices()[head]].softmax(1)
-    assert torch.allclose(head_shares(chain_rule(logits), class_members(head)), expected, atol=1e-6)
+    expected = logits[:, LEVEL.slices[head]].softmax(1)
+    assert torch.allclose(head_shares(chain_rule(logits, LEVEL), class_members(head, LEVEL)), expected, atol=1e-6)
 
 
 def test_a_type_that_cannot_be_gives_no_nan():
     certain = F.one_hot(torch.tensor([0]), 10).float()
-    assert torch.isfinite(head_shares(certain, class_members("ab"))).all()
+    assert torch.isfinite(head_shares(certain, class_members("ab", LEVEL))).all()
 
 
 def test_cross_entropy_against_certainty_is_that_of_the_labels():
@@ -36,7 +38,7 @@ def test_cross_entropy_against_certainty_is_that_of_the_labels():
 
 def batch_of(real_blocks, count=256):
     blocks, qindex, label = (torch.from_numpy(a[:count]) for a in real_blocks)
-    return Batch(blocks, qindex.long(), label.long())
+    return Batch(blocks, qindex.long(), label.long()[:, None])
 
 
 def pairs_of(real_blocks, count=1500, margin=0):
@@ -44,7 +46,8 @@ def pairs_of(real_blocks, count=1500, margin=0):
     blocks, qindex, label = (a[:count] for a in real_blocks)
     wide = np.pad(blocks, ((0, 0), (margin, margin), (margin, margin)), "reflect") if margin else blocks
     none = np.zeros(count, np.int64)
-    return DeviceBlocks(BlockSet(wide, np.arange(count), qindex, label, none, ("a",), 8), CPU)
+    task = BLOCKS_IN_CONTEXT if margin else BLOCKS
+    return DeviceBlocks(BlockSet(task, wide, np.arange(count), qindex, label[:, None], none, ("a",), 8), CPU)
 
 
 def eight_views_by_hand(model, blocks, qindex):
@@ -62,8 +65,8 @@ def eight_views_by_hand(model, blocks, qindex):
         for name in names:
             view, goes = array[name](view), np.array(moves[name])[goes]
         with torch.no_grad():
-            said = chain_rule(model(torch.from_numpy(view.copy()), torch.from_numpy(qindex.astype(np.int64)))).numpy()
-        total += said[:, goes]
+            logits = model(torch.from_numpy(view.copy()), torch.from_numpy(qindex.astype(np.int64)))
+        total += chain_rule(logits, LEVEL).numpy()[:, goes]
     return total / 8
 
 
@@ -75,7 +78,7 @@ def test_a_teacher_is_asked_for_eight_views_of_each_pair(trained_like, real_bloc
     assert found.dtype == torch.float32 and np.abs(found.numpy() - expected).max() < 1e-5
     assert [(done, total) for done, total, _ in told] == [(0, 1500), (1024, 1500)]
     with torch.no_grad():
-        plain = chain_rule(model(data.cutting, data.qindex)).numpy()
+        plain = chain_rule(model(data.blocks, data.qindex), LEVEL).numpy()
     assert np.abs(plain - expected).mean() > 1e-4, "one view alone says something else"
     halved = taught([model], data, True, lambda *_: None)
     assert halved.dtype == torch.float32 and 0 < (halved - found).abs().mean() < 0.02
@@ -84,7 +87,7 @@ def test_a_teacher_is_asked_for_eight_views_of_each_pair(trained_like, real_bloc
 def test_several_teachers_are_averaged_and_each_sees_what_it_can(trained_like, real_blocks):
     wide = pairs_of(real_blocks, 300, margin=8)
     torch.manual_seed(3)
-    bordered = PartitionModel(ModelConfig(border=8)).eval()
+    bordered = PartitionModel(ModelConfig(task=BLOCKS_IN_CONTEXT)).eval()
     models = [trained_like(), bordered]
     found = taught(models, wide, False, lambda *_: None).numpy()
     apart = [
@@ -100,17 +103,17 @@ def test_the_square_has_eight_symmetries_and_what_is_said_goes_with_them(real_bl
         batch.blocks,
         batch.qindex,
         batch.label,
-        soft=F.one_hot(torch.where(batch.label == 255, 0, batch.label), 10).float(),
+        soft=F.one_hot(torch.where(batch.label == 255, 0, batch.label)[:, 0], 10).float(),
     )
     seen = set()
     for names in SYMMETRIES:
         view = batch
         for name in names:
-            view = flip(view, name)
-        assert torch.equal(view.soft.argmax(1), torch.where(view.label == 255, 0, view.label))
+            view = flip(view, name, BLOCKS)
+        assert torch.equal(view.soft.argmax(1), torch.where(view.label == 255, 0, view.label)[:, 0])
         seen.add(view.blocks[0].numpy().tobytes())
         for name in reversed(names):
-            view = flip(view, name)
+            view = flip(view, name, BLOCKS)
         assert torch.equal(view.blocks, batch.blocks) and torch.equal(view.soft, batch.soft)
     assert len(seen) == len(SYMMETRIES) == 8
 
@@ -119,10 +122,10 @@ def test_the_square_has_eight_symmetries_and_what_is_said_goes_with_them(real_bl
 def test_a_certain_teacher_who_knows_the_labels_changes_nothing(trained_like, real_blocks, stage):
     """And one who knows other labels does."""
     batch = batch_of(real_blocks)
-    plain = torch.where(batch.label == 255, 0, batch.label)
+    plain = torch.where(batch.label == 255, 0, batch.label)[:, 0]
     config = TrainConfig(stages=(stage,) if stage < 3 else (3,), distillation=0.5)
     torch.manual_seed(0)
-    net = StageNet(trained_like(), stage, config, real_blocks[2]).eval()
+    net = StageNet(trained_like(), STAGES[stage - 1], config, real_blocks[2][:, None]).eval()
 
     def loss(soft):
         with torch.no_grad():
@@ -138,11 +141,11 @@ def test_the_students_loss_is_least_where_it_says_what_the_teacher_says(real_blo
     batch = batch_of(real_blocks)
     torch.manual_seed(0)
     logits = torch.randn(len(batch.label), 14)
-    soft = chain_rule(logits)
-    for stage, heads in STAGE_HEADS.items():
-        config = TrainConfig(stages=(stage,), distillation=1.0, stage1_loss="binary")
-        net = StageNet(PartitionModel(ModelConfig()), stage, config, real_blocks[2])
-        given = {h: logits[:, head_slices()[h]].clone().requires_grad_() for h in heads}
-        net._distillation_loss(Batch(batch.blocks, batch.qindex, batch.label, soft=soft), given, None).backward()
+    soft = chain_rule(logits, LEVEL)
+    for stage in STAGES:
+        config = TrainConfig(stages=(stage.number,), distillation=1.0, stage1_loss="binary")
+        net = StageNet(PartitionModel(ModelConfig()), stage, config, real_blocks[2][:, None])
+        given = {h: logits[:, LEVEL.slices[h]].clone().requires_grad_() for h in stage.keys(BLOCKS)}
+        net._distillation_loss(Batch(batch.blocks, batch.qindex, batch.label, soft=soft), given, {}).backward()
         assert all(z.grad is not None and z.grad.abs().max() < 1e-6 for z in given.values())
         assert np.isfinite([float(z.grad.sum()) for z in given.values()]).all()

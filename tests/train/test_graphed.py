@@ -15,6 +15,7 @@ from train.distributed import World, world
 from train.loop import StageLoop
 from train.losses import LOSSES
 from train.model import PartitionModel
+from train.stages import STAGES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not cuda_devices(), reason="the driver shows no CUDA GPU")]
 
@@ -27,7 +28,7 @@ def trained(dataset, stage, graphed, teacher=False, **settings):
     config = TrainConfig(batch_size=64, epochs=3, average=0.9, distillation=0.5 * teacher, **settings)
     if teacher:
         data[0].soft = taught([PartitionModel(config.model)], data[0], False, lambda *_: None)
-    loop = StageLoop(PartitionModel(config.model), stage, config, *data, World(0, 1, device))
+    loop = StageLoop(PartitionModel(config.model), STAGES[stage - 1], config, *data, World(0, 1, device))
     # Dropout draws on the device, and a graph draws other numbers than the eager steps do.
     for module in loop.net.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -75,7 +76,7 @@ def test_an_interrupted_run_goes_on(tiny_dataset):
 
     def make():
         torch.manual_seed(0)
-        return StageLoop(PartitionModel(config.model), 1, config, *data, World(0, 1, device))
+        return StageLoop(PartitionModel(config.model), STAGES[0], config, *data, World(0, 1, device))
 
     config = TrainConfig(batch_size=64, epochs=3)
     whole = make()
@@ -96,7 +97,7 @@ def test_a_graph_follows_the_learning_rate(tiny_dataset):
     device = torch.device("cuda", 0)
     data = [DeviceBlocks(load_split(open_dataset(tiny_dataset), split), device) for split in ("train", "val")]
     config = TrainConfig(batch_size=64, epochs=3, schedule="plateau")
-    loop = StageLoop(PartitionModel(config.model), 1, config, *data, World(0, 1, device))
+    loop = StageLoop(PartitionModel(config.model), STAGES[0], config, *data, World(0, 1, device))
     epochs, weight = loop.epochs(lambda *_: None), loop.net.model.trunk.stem.conv.weight
     start = weight.detach().clone()
     next(epochs)

@@ -1,24 +1,25 @@
-"""train/loop.py: schedules, early stopping, the epoch that is kept; and train/distributed.py's small parts."""
+"""train/loop.py: schedules, early stopping, the epoch that is kept."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 import torch
 
 from data.dataset import load_split, open_dataset
-from errors import ArtefactError, InputError, MissingComponentError, ToolkitError, UsageError
-from partition import HEADS, head_targets
+from description import BLOCKS
+from errors import ArtefactError, InputError, ToolkitError
 from train.average import Average
 from train.batches import DeviceBlocks
 from train.config import TrainConfig
-from train.distributed import World, pick_device, world
+from train.distributed import World
 from train.loop import StageLoop, epoch_seed, predict_logits
 from train.model import ModelConfig, PartitionModel
+from train.stages import STAGES
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
+LEVEL = BLOCKS.levels[0]
 
 
 def silent(done, total, text):
@@ -34,7 +35,7 @@ def data(tiny_dataset):
 def make_loop(data, stage=2, **config):
     torch.manual_seed(0)
     config = TrainConfig(batch_size=64, **config)
-    return StageLoop(PartitionModel(config.model), stage, config, *data, ALONE)
+    return StageLoop(PartitionModel(config.model), STAGES[stage - 1], config, *data, ALONE)
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_validation_metrics_are_those_of_the_epochs_weights(data):
     loop = make_loop(data, 2, epochs=1)
     for state in loop.epochs(silent):
         logits = predict_logits(loop.net.model, data[1])
-        expected = head_metrics(logits, data[1].label.numpy())["macro"]
+        expected = head_metrics(logits, data[1].label[:, 0].numpy(), LEVEL)["macro"]
         assert state.history[0]["heads"]["macro"] == expected
         assert state.history[0]["val_loss"] == expected["log_loss"]
 
@@ -235,8 +236,9 @@ def test_the_auxiliary_heads_log_loss_is_recorded_beside(data):
     judged = loop._judged_net.eval()
     batch = data[1].batch(torch.arange(len(data[1])))
     with torch.no_grad():
-        logits = judged.auxiliary(judged.model.stage1_features(*judged.model.body(batch.blocks, batch.qindex)))
-    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(as_none(data[1].label.numpy())).long())
+        logits = judged.auxiliary(judged.model.stage1_features(*judged.model.body(batch.blocks, batch.qindex))[0])
+    known = torch.from_numpy(as_none(data[1].label[:, 0].numpy()))
+    expected = torch.nn.functional.cross_entropy(logits, known.long())
     assert state.history[0]["auxiliary_log_loss"] == pytest.approx(float(expected), abs=1e-5)
     assert "auxiliary_log_loss" not in make_loop(data, 1, stage1_loss="binary")._judge({})
 
@@ -252,15 +254,15 @@ def test_training_metrics_are_those_of_a_slow_count(data):
     from train.measures.metrics import as_none, confusion
 
     loop = make_loop(data, 3, epochs=1)
-    label = data[0].label[:200]
+    label = data[0].label[:200].long()
     logits = {h: torch.randn(200, n) for h, n in (("rect", 2), ("ab", 4), ("four", 2))}
-    counts = HeadCounts(loop.net, ("rect", "ab", "four"), CPU)
+    counts = HeadCounts(loop.net, CPU)
     for part in (slice(0, 50), slice(50, 200)):
         counts.add({h: z[part] for h, z in logits.items()}, label[part])
     for head, matrix in counts.matrices().items():
-        target = head_targets()[head][as_none(label.numpy())]
+        target = LEVEL.targets[head][as_none(label[:, 0].numpy())]
         keep = target >= 0
-        assert np.array_equal(matrix, confusion(target[keep], logits[head].argmax(1).numpy()[keep], len(HEADS[head])))
+        assert np.array_equal(matrix, confusion(target[keep], logits[head].argmax(1).numpy()[keep], len(matrix)))
 
 
 def test_bfloat16_changes_the_loss_by_little_and_the_weights_stay_float32(data):
@@ -286,16 +288,21 @@ def test_a_stage_without_pairs_to_learn_from_is_bad_input(data, stage, partition
     """Flat content: everything NONE. A BatchNorm needs two pairs at least."""
     train = DeviceBlocks(load_split_with(data[0], partitioned), CPU)
     with pytest.raises(InputError, match=f"stage {stage}"):
-        list(StageLoop(PartitionModel(ModelConfig()), stage, TrainConfig(), train, data[1], ALONE).epochs(silent))
+        list(
+            StageLoop(PartitionModel(ModelConfig()), STAGES[stage - 1], TrainConfig(), train, data[1], ALONE).epochs(
+                silent
+            )
+        )
 
 
 def load_split_with(device_blocks, partitioned):
     """The same pairs, all NONE but the first few."""
     from data.dataset import BlockSet
 
-    label = np.zeros(len(device_blocks), np.uint8)
+    label = np.zeros((len(device_blocks), 1), np.uint8)
     label[:partitioned] = 1
     return BlockSet(
+        BLOCKS,
         device_blocks.blocks.numpy(),
         device_blocks.block.numpy(),
         device_blocks.qindex.numpy().astype(np.uint8),
@@ -312,99 +319,3 @@ def test_a_training_that_diverges_says_so(data):
         loop.net.model.heads["stage1"][-1].bias.fill_(float("nan"))
     with pytest.raises(ToolkitError, match=r"stage 1.*nan"):
         list(loop.epochs(silent))
-
-
-# --- configuration and devices ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"bn_mode": "half"},
-        {"stage1_loss": "triple"},
-        {"loss": "hinge"},
-        {"sampler": "lucky"},
-        {"augmentation": "blur"},
-        {"schedule": "step"},
-        {"fine_tuning": "none"},
-        {"fine_tuning": "full", "stages": (2, 3)},
-        {"select": "accuracy"},
-        {"autocast": "fp16"},
-        {"average": 1.0},
-        {"average": -0.1},
-        {"average": float("nan")},
-        {"distillation": 1.1},
-        {"distillation": float("nan")},
-        {"calibration_pictures": -1},
-        {"passes": 0},
-        {"augmentation": "contrast", "model": ModelConfig("resnet18")},
-        {"epochs": 0},
-        {"batch_size": 1},
-        {"stages": ()},
-        {"stages": (1, 3)},
-        {"stages": (2, 1)},
-        {"stages": (4,)},
-    ],
-)
-def test_impossible_settings_are_refused(config):
-    with pytest.raises(ValueError, match=r"epoch|stage|is one of|are one of"):
-        TrainConfig(**config)
-
-
-def test_settings_round_trip_through_json():
-    config = TrainConfig(ModelConfig(trunk="resnet18", adapter_reduction=8), stages=(2, 3), loss="poly", seed=7)
-    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    with pytest.raises(TypeError):
-        TrainConfig.from_json(config.to_json() | {"colour": "blue"})
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 8])
-@pytest.mark.parametrize("count", [16, 17, 23])
-def test_processes_share_a_batch_without_overlap(size, count):
-    indices = torch.randperm(count)
-    shares = [World(rank, size, CPU).share(indices) for rank in range(size)]
-    assert sorted(torch.cat(shares).tolist()) == list(range(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1 and min(map(len, shares)) >= 2
-
-
-def test_devices():
-    assert pick_device("cpu") == CPU
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize("name", ["banana", "mps", "meta", ""])
-def test_unknown_devices_are_a_usage_error(name):
-    with pytest.raises(UsageError) as error:
-        pick_device(name)
-    assert error.value.exit_code == 2
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:99"])
-def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(name, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingComponentError) as error:
-        pick_device(name)
-    assert error.value.exit_code == 4 and "--device cpu" in error.value.hint
-
-
-def test_within_a_world_cudnn_is_on_exact_and_repeatable(monkeypatch):
-    """`cudnn.flags` turns cuDNN off unless it is told not to."""
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    cudnn = torch.backends.cudnn
-
-    def settings():
-        return cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32
-
-    before = settings()
-    with world("cpu"):
-        assert settings() == (True, True, False)
-    assert settings() == before
-
-
-def test_one_process_alone_is_rank_0_of_1(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with world("cpu") as here:
-        assert (here.rank, here.size, here.leads) == (0, 1, True)
-        assert here.broadcast("x") == "x"
-        net = torch.nn.Linear(1, 1)
-        assert here.wrap(net) is net

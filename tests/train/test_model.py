@@ -1,4 +1,6 @@
-"""train/model.py, trunks.py and layers.py: parameter counts of the seed, inputs, shapes, the chain rule."""
+"""train/model.py, backbones/ and layers.py: parameter counts of the seed, inputs, shapes, the chain rule."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,15 +8,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import partition
+import description
+from description import BLOCKS, BLOCKS_IN_CONTEXT, InputForm, task_of_border
+from train.choices import ADAPTERS
 from train.freeze import batch_norms, freeze, parameter_count
-from train.model import ADAPTERS, ModelConfig, PartitionModel, chain_rule, luma_channels
+from train.model import ModelConfig, PartitionModel, chain_rule, luma_channels
 
 TRUNKS = ("tiny", "compact", "accurate", "resnet18")
 
 
-def make(**config):
-    return PartitionModel(ModelConfig(**config))
+LEVEL = BLOCKS.levels[0]
+
+
+def make(border=0, **config):
+    return PartitionModel(ModelConfig(task=task_of_border(border), **config))
 
 
 def count(module):
@@ -131,7 +138,7 @@ def test_shapes(trunk, adapters, qindex_input, real_blocks):
     assert body.shape[:2] == (5, model.trunk.adapter_channels[0])
     tail = model.trunk.tail(body, embedding)
     assert tail.shape[:2] == (5, model.trunk.adapter_channels[1])
-    assert model.trunk.pool(tail).shape == (5, model.trunk.features)
+    assert model.trunk.pool(tail).shape == (5, *model.trunk.features)
     logits = model(blocks, qindex)
     assert logits.shape == (5, 14) and logits.dtype == torch.float32
 
@@ -159,7 +166,7 @@ def test_trained_like_models_have_logits_worth_comparing(trunk, trained_like, re
     with torch.no_grad():
         logits = trained_like(trunk=trunk)(*tensors(real_blocks, 2048))
     assert (logits.std(0) >= 1).all()
-    assert len(chain_rule(logits).argmax(1).unique()) >= 6
+    assert len(chain_rule(logits, LEVEL).argmax(1).unique()) >= 6
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -228,7 +235,7 @@ def bordered(wide_blocks):
 
 def test_luma_channels_are_the_slow_twins(bordered):
     samples = bordered[0][:3].double()
-    channels = luma_channels(samples)
+    channels = luma_channels(samples, BLOCKS_IN_CONTEXT.input)
     assert channels.shape == (3, 2, 16, 16)
     for n in range(3):
         for y in range(16):
@@ -237,7 +244,7 @@ def test_luma_channels_are_the_slow_twins(bordered):
                 four = [samples[n, 2 * y + i, 2 * x + j] for i in (0, 1) for j in (0, 1)]
                 assert channels[n, 1, y, x] == sum(four) / 4
     plain = samples[:, 8:24, 8:24]
-    assert torch.equal(luma_channels(plain), plain[:, None])
+    assert torch.equal(luma_channels(plain, BLOCKS.input), plain[:, None])
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -246,7 +253,7 @@ def test_a_border_is_one_more_channel_of_the_first_convolution_and_nothing_else(
     assert plain.keys() == wide.keys()
     [first] = [k for k in plain if plain[k] != wide[k]]
     assert plain[first][1] == 1 and wide[first] == (plain[first][0], 2, *plain[first][2:])
-    assert ModelConfig(trunk).side == 16 and ModelConfig(trunk, border=8).side == 32
+    assert ModelConfig(trunk).form.side == 16 and ModelConfig(trunk, task=BLOCKS_IN_CONTEXT).form.side == 32
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -290,7 +297,7 @@ def test_without_adapters_all_heads_see_the_same_features(real_blocks):
     model = make(adapters="none").eval()
     with torch.no_grad():
         body, embedding = model.body(*tensors(real_blocks))
-        assert torch.equal(model.stage1_features(body, embedding), model.adapted_features(body, embedding))
+        assert torch.equal(model.stage1_features(body, embedding)[0], model.adapted_features(body, embedding)[0])
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -298,7 +305,7 @@ def test_a_new_adapter_hardly_changes_the_features(trunk, real_blocks):
     model = make(trunk=trunk).eval()
     with torch.no_grad():
         body, embedding = model.body(*tensors(real_blocks))
-        bare, adapted = model.stage1_features(body, embedding), model.adapted_features(body, embedding)
+        (bare,), (adapted,) = model.stage1_features(body, embedding), model.adapted_features(body, embedding)
     assert 0 < (bare - adapted).abs().max() < 1e-2 * bare.abs().max()
     for adapter in model.adapters:
         assert (adapter.alpha == 1).all()
@@ -310,11 +317,11 @@ def test_other_adapters_start_from_the_trunks_own_features_and_can_leave_them(tr
     model = make(trunk=trunk, adapters=adapters).eval()
     with torch.no_grad():
         body, embedding = model.body(*tensors(real_blocks))
-        bare, adapted = model.stage1_features(body, embedding), model.adapted_features(body, embedding)
+        (bare,), (adapted,) = model.stage1_features(body, embedding), model.adapted_features(body, embedding)
         assert (bare - adapted).abs().max() < 1e-2 * bare.abs().max()
         for parameter in model.adapters.parameters():
             parameter.normal_()
-        assert (bare - model.adapted_features(body, embedding)).abs().max() > bare.abs().max()
+        assert (bare - model.adapted_features(body, embedding)[0]).abs().max() > bare.abs().max()
 
 
 def test_a_low_rank_adapter_is_a_low_rank_update_of_the_next_layer():
@@ -349,8 +356,9 @@ def test_an_adapter_is_the_seeds_formula():
         {"adapter_reduction": 0},
         {"adapter_reduction": 3},
         {"adapter_reduction": 1000},
-        {"border": 4},
-        {"border": -8},
+        {"adapter_reduction": "4"},
+        {"adapter_reduction": 4.0},
+        {"task": replace(BLOCKS, input=InputForm(32))},
     ],
 )
 def test_impossible_configurations_are_refused(config):
@@ -364,8 +372,8 @@ def test_impossible_configurations_are_refused(config):
 @pytest.mark.parametrize("scale", [1.0, 10.0, 1e3])
 def test_chain_rule_is_the_numpy_twins(scale):
     logits = np.random.default_rng(5).normal(0, scale, (300, 14))
-    found = chain_rule(torch.from_numpy(logits)).numpy()
-    assert np.allclose(found, partition.chain_rule(logits), rtol=1e-10, atol=1e-300)
+    found = chain_rule(torch.from_numpy(logits), LEVEL).numpy()
+    assert np.allclose(found, description.chain_rule(logits, LEVEL), rtol=1e-10, atol=1e-300)
     assert np.allclose(found.sum(1), 1)
-    single = chain_rule(torch.from_numpy(logits.astype(np.float32))).numpy()
+    single = chain_rule(torch.from_numpy(logits.astype(np.float32)), LEVEL).numpy()
     assert single.dtype == np.float32 and np.allclose(single, found, atol=1e-3 * scale)

@@ -18,7 +18,7 @@ class WatchedLoop(StageLoop):
     def restore_best(self):
         super().restore_best()
         rank = self.world.rank
-        torch.save(self.net.model.state_dict(), output / f"rank{rank}_stage{self.stage}.pt")
+        torch.save(self.net.model.state_dict(), output / f"rank{rank}_stage{self.stage.number}.pt")
 
 
 dataset, output = map(Path, sys.argv[1:])

@@ -1,6 +1,6 @@
 /* av1part: runs the blob that `cli.py export --c` writes; av1part.h documents what is called, av1part_internal.h the
- * library's parts. Compile all of av1part*.c with -O3 -ffp-contract=fast: without the latter GCC keeps to -std=c99's word
- * and multiplies and adds in two steps. */
+ * library's parts. Compile all of av1part*.c with -O3 -ffp-contract=fast: without the latter GCC keeps to the word of
+ * -std=c99 and multiplies and adds in two steps. */
 #if defined(__unix__) || defined(__APPLE__)
 #define _POSIX_C_SOURCE 200112L
 #define MAPS_FILES 1

@@ -2,8 +2,8 @@
  *
  *     av1part_open_file ─► av1part_predict_plane, from any number of threads ─► av1part_close
  *
- * What a model reads and answers is written in its file, not here: av1part_side, av1part_types and av1part_logits say it
- * in numbers, av1part_task in full. Models of blocks have nodes of 16x16 samples, 10 types and 14 logits.
+ * What a model reads and answers is written in its file, not here: av1part_side, av1part_types and av1part_logits say
+ * it in numbers, av1part_task in full. Models of blocks have nodes of 16x16 samples, 10 types and 14 logits.
  *
  * C99, no dependency but the C library. Nothing is allocated after opening, nothing is global: a model is never written
  * to while it predicts, so any number of threads may share it, each with scratch memory of its own. The caller owns

@@ -127,8 +127,8 @@ TARGET ALONE static void NAME(sum_bytes)(const float *from, const void *weights,
         }
 }
 
-/* What follows the sums [count][LANES] of outputs from i on: out = act((sum + bias + pre) scale + shift), kept in `out`,
- * which may be the sums, and written as floats and bytes. One bound a loop: GCC makes no vectors of two. */
+/* What follows the sums [count][LANES] of outputs from i on: out = act((sum + bias + pre) scale + shift), kept in
+ * `out`, which may be the sums, and written as floats and bytes. One bound a loop: GCC makes no vectors of two. */
 TARGET static void NAME(finish)(const struct op *op, float *slots, uint32_t i, uint32_t count, const float *bias,
                                 const float *sums, float *out)
 {

@@ -1,5 +1,5 @@
-/* What stands around the network, whatever computes it: a plane's samples become blocks, logits become probabilities and
- * candidate masks. Included by av1part.c, and by av1part_torch.cpp, which gives the same interface on a GPU. */
+/* What stands around the network, whatever computes it: a plane's samples become blocks, logits become probabilities
+ * and candidate masks. Included by av1part.c, and by av1part_torch.cpp, which gives the same interface on a GPU. */
 #ifndef AV1PART_PLANE_H
 #define AV1PART_PLANE_H
 

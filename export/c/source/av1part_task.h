@@ -1,5 +1,5 @@
-/* What a model answers, as the table that its file carries (export/c/task_table.py writes it), and the chain rule, which
- * is read off that table. Words of 32 bits:
+/* What a model answers, as the table that its file carries (export/c/task_table.py writes it), and the chain rule,
+ * which is read off that table. Words of 32 bits:
  *
  *     unit, border, levels                            samples; then for each level, from the largest nodes down
  *       node size, types, heads, logits
@@ -100,8 +100,8 @@ static inline int is_served(const struct task *task)
 
 #define LEAST -87.0f
 
-/* e^x to 1e-7 of itself for LEAST <= x <= -LEAST, without a call or a branch, so that loops over it
- * become vectors: 2^n by the exponent, with n the whole number that x log2(e) is next to, and the rest by its series. */
+/* e^x to 1e-7 of itself for LEAST <= x <= -LEAST, without a call or a branch, so that loops over it become vectors: 2^n
+ * by the exponent, with n the whole number that x log2(e) is next to, and the rest by its series. */
 static inline float exponential(float x)
 {
     const int32_t n = (int32_t)(x * 1.44269504f + 128.5f) - 128;

@@ -1,5 +1,6 @@
 // av1part.h on a GPU, or on a CPU by other code: the same functions over an AOTInductor package, which
-// `cli.py export --package cuda` writes. Link this object in place of av1part.o, with LibTorch of the package's release.
+// `cli.py export --package cuda` writes. Link this object in place of the library's, with LibTorch of the package's
+// release.
 //
 // What differs: a model is a file alone; samples are of 8 bit; PyTorch allocates memory of its own within a call; calls
 // on one model wait for each other; opening a model for a GPU turns TF32 off for the whole process. Messages of

@@ -1,35 +1,39 @@
-"""export/engines.py with the real TensorRT for RTX, which builds without any GPU; skipped where it is not installed.
+"""export/artefacts/engine.py with the real TensorRT for RTX, which needs no GPU to build; skipped without it.
 
 Loading an engine needs the GPU that it is for: what then follows is in tests/infer/test_tensorrt_session.py.
 """
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
-import export.engines
 import onnx
 import pytest
-from export.engines import (
-    EngineOptions,
-    build_engines,
-    engine_not_run,
-    engine_tools,
-    parse_compute_capabilities,
-    previous_engines,
-)
 
+import export.artefacts.engine
+import export.engine_options
 from bundle import open_bundle
-from errors import ArtefactError, MissingComponentError, UsageError
+from compiler.compile import compile_model
+from compiler.targets import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from description import BLOCKS
+from errors import ArtefactError
+from export.artefacts.engine import build_engines, not_run, previous_engines
 from export.engine_builder import EngineTask, build_engine
+from export.engine_options import EngineOptions, engine_tools
 from export.engine_types import PRODUCTS
+from export.onnx_writer import build_onnx
+from export.plan import ExportTask, Work
 from files import sha256_of
 from infer.sessions.cuda import Gpu
 from infer.sessions.engine_record import EngineRecord
 from infer.sessions.tensorrt_library import open_library
 from tests.helpers import copy_of, rewrite, tree
+from tests.superblocks import SUPERBLOCKS, pyramid, pyramid_model, superblocks_of
 from tests.tensorrt_stub import make_tensorrt
 
 SM = (86, 89, 120)
@@ -38,6 +42,14 @@ L4 = Gpu("NVIDIA L4", 89, "13.0")
 
 def quiet(*_):
     pass
+
+
+def build(root, files, options, before=None, progress=quiet):
+    """The engines of a bundle's ONNX files, as an export of it would build or keep them."""
+    run = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(task=BLOCKS)))
+    task = ExportTask(Path("run"), Path("bundle"), engines=options)
+    work = Work(task, run, root, before or root, None, quiet, progress, dict(files))
+    return build_engines(work, engine_tools(options), previous_engines(work.before))
 
 
 @pytest.fixture
@@ -49,12 +61,17 @@ def rtx():
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
     """These tests are about a machine without a GPU, also where there is one; some put one in."""
-    monkeypatch.setattr(export.engines, "local_gpu", lambda: None)
+    for module in (export.artefacts.engine, export.engine_options):
+        monkeypatch.setattr(module, "local_gpu", lambda: None)
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    return lambda found: monkeypatch.setattr(export.engines, "local_gpu", lambda: found)
+    def put_in(found):
+        for module in (export.artefacts.engine, export.engine_options):
+            monkeypatch.setattr(module, "local_gpu", lambda: found)
+
+    return put_in
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +120,26 @@ def test_a_network_that_sees_a_border_becomes_an_engine_of_the_same_types(wide_b
     name = f"model.{precision}.onnx"
     files = {name: open_bundle(root).manifest.files[name]}
     options = EngineOptions("tensorrt-rtx", compute_capabilities=(89,))
-    tools = engine_tools(options, (precision,))
-    made = build_engines(root, files, tools, previous_engines(root), "cli.py export", quiet, quiet)
+    made = build(root, files, options)
     [record] = [EngineRecord.of(n, e) for n, e in made.items() if e.kind == "engine"]
     types = {kind.split()[1] for kind in record.layers if kind.split()[0] in (*PRODUCTS, "POOLING")}
     assert types == {"float16" if precision == "fp16" else "float32"}
     assert any(kind.startswith("POOLING") for kind in record.layers)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("form", ["uint8", "int32"])
+def test_a_model_of_several_levels_becomes_an_engine_of_the_same_types(rtx, sample, precision, form):
+    """In float16 all but what comes before the first product, which is the scaling of samples and their mean."""
+    target = ONNXRUNTIME_CUDA if precision == "fp16" else ONNXRUNTIME_CPU
+    with pyramid():
+        compiled = compile_model(pyramid_model(*superblocks_of(sample), temperature="qindex"), target)[0]
+    graph = build_onnx(compiled, form, {}, SUPERBLOCKS).SerializeToString()
+    batches = EngineOptions("tensorrt-rtx").batches(SUPERBLOCKS)
+    assert batches == (1, 510, 4096)
+    built = build_engine(rtx, EngineTask(graph, "the engine", precision, batches, sm=89), quiet)
+    products = {kind for layer in built.layers if layer.kind in PRODUCTS for _, kind in layer.outputs}
+    assert products == {"float16" if precision == "fp16" else "float32"} and len(built.plan) > 10_000
 
 
 def test_parity_that_could_not_be_run_is_said_never_left_out(engines, engine_bundle):
@@ -159,12 +190,10 @@ def test_a_bundle_with_engines_is_verified_where_they_cannot_run(engine_bundle, 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("trunk", ["compact", "resnet18"])
 def test_both_trunks_and_both_input_forms_build(trained_like, rtx, trunk, precision):
-    from compiler.compile import CompileOptions, compile_model
-    from export.onnx_writer import build_onnx
-
-    compiled = compile_model(trained_like(trunk=trunk), CompileOptions(precision=precision))[0]
+    target = ONNXRUNTIME_CUDA if precision == "fp16" else ONNXRUNTIME_CPU
+    compiled = compile_model(trained_like(trunk=trunk), target)[0]
     for form in ("uint8", "int32"):
-        graph = build_onnx(compiled, form, {}).SerializeToString()
+        graph = build_onnx(compiled, form, {}, BLOCKS).SerializeToString()
         for sm in SM:
             built = build_engine(rtx, EngineTask(graph, "the engine", precision, (1, 8160, 65536), sm=sm), quiet)
             assert len(built.plan) > 1_000_000 and len(built.layers) > 100
@@ -176,7 +205,10 @@ def test_both_trunks_and_both_input_forms_build(trained_like, rtx, trunk, precis
 @pytest.fixture
 def again(engine_bundle, tmp_path, monkeypatch):
     """Build engines anew in a copy of that bundle; gives the names that were built, and what came out."""
-    root = copy_of(engine_bundle[0], tmp_path / "bundle")
+    root, new = copy_of(engine_bundle[0], tmp_path / "bundle"), tmp_path / "new"
+    new.mkdir()
+    for path in root.glob("*.onnx"):
+        os.link(path, new / path.name)
     built = []
 
     def instead(library, task, progress):
@@ -186,12 +218,12 @@ def again(engine_bundle, tmp_path, monkeypatch):
     def run(change=lambda files: None, **options):
         files = {n: e for n, e in open_bundle(engine_bundle[0]).manifest.files.items() if e.kind == "onnx"}
         change(files)
-        monkeypatch.setattr(export.engines, "build_engine", instead)
-        tools = engine_tools(EngineOptions("tensorrt-rtx", **{"compute_capabilities": SM} | options))
-        made = build_engines(root, files, tools, previous_engines(root), "cli.py export", quiet, quiet)
+        monkeypatch.setattr(export.artefacts.engine, "build_engine", instead)
+        chosen = EngineOptions("tensorrt-rtx", **{"compute_capabilities": SM} | options)
+        made = build(new, files, chosen, before=root)
         return built, made
 
-    run.root = root
+    run.root, run.new = root, new
     return run
 
 
@@ -199,11 +231,12 @@ def test_what_is_there_is_kept(again, engines):
     before = tree(again.root)
     built, made = again()
     assert built == [] and tree(again.root) == before
+    assert all((again.new / n).samefile(again.root / n) for n in made), "links, not copies"
     assert {n for n in made if n.endswith(".engine")} == set(engines)
     for name, (entry, record) in engines.items():
         kept = EngineRecord.of(name, made[name])
         assert made[name].sha256 == entry.sha256 and made[record.log].kind == "report"
-        assert kept.layers == record.layers and kept.rebuild.startswith("cli.py export --engine")
+        assert kept.layers == record.layers and "--engine tensorrt-rtx" in kept.rebuild
 
 
 def test_other_options_build_everything_anew(again):
@@ -306,68 +339,9 @@ def test_ctrl_c_during_a_real_build_raises_and_leaves_nothing(engine_bundle, rtx
         if len(heard) == 2:
             signal.raise_signal(signal.SIGINT)
 
-    tools = engine_tools(EngineOptions("tensorrt-rtx", compute_capabilities=(89,)))
     with pytest.raises(KeyboardInterrupt):
-        build_engines(root, files, tools, {}, "cli.py export", interrupt, quiet)
+        build(root, files, EngineOptions("tensorrt-rtx", compute_capabilities=(89,)), progress=interrupt)
     assert len(heard) >= 2 and tree(root) == before
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"runtime": "openvino"}, "tensorrt or tensorrt-rtx"),
-        ({"min_batch": 0}, "batches must rise"),
-        ({"min_batch": 9000}, "batches must rise"),
-        ({"opt_batch": 70000}, "batches must rise"),
-        ({"max_batch": 1 << 24}, "batches must rise"),
-        ({"forms": ()}, "uint8 and int32"),
-        ({"forms": ("uint16",)}, "uint8 and int32"),
-        ({"runtime": "tensorrt", "compute_capabilities": (89,)}, "--compute-capability is for --engine tensorrt-rtx"),
-        ({"hardware_compatible": "all"}, "hardware compatibility is one of"),
-        ({"hardware_compatible": "ampere-plus"}, "--hardware-compatible is for --engine tensorrt"),
-        ({"version_compatible": True}, "--version-compatible is for --engine tensorrt"),
-        ({"timing_cache": "x"}, "--timing-cache is for --engine tensorrt"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(options, said):
-    with pytest.raises(ValueError, match=said):
-        EngineOptions(**{"runtime": "tensorrt-rtx"} | options)
-
-
-@pytest.mark.parametrize(
-    ("text", "found"), [("", ()), ("86,89,120", SM), ("8.6, 8.9 ,12.0", SM), ("89,89", (89,)), (" ", ())]
-)
-def test_compute_capabilities_are_read(text, found):
-    assert parse_compute_capabilities(text) == found
-
-
-@pytest.mark.parametrize("text", ["sm89", "89;86", "9", "-89", "89,", "8.9.1.1", "1e2"])
-def test_what_is_no_list_of_compute_capabilities_is_a_usage_error(text):
-    with pytest.raises(UsageError, match="no list of compute capabilities"):
-        parse_compute_capabilities(text)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--engine", "tensorrt-rtx", "--opt-batch", "0"),
-        ("--engine", "tensorrt-rtx", "--compute-capability", "all"),
-        ("--engine", "tensorrt-rtx", "--timing-cache", "cache"),
-        ("--engine", "tensorrt", "--compute-capability", "89"),
-        ("--engine", "openvino"),
-        ("--max-batch", "1024"),
-        ("--engine", "none", "--version-compatible"),
-    ],
-)
-def test_wrong_words_end_as_usage_errors_and_touch_nothing(cli, engine_bundle, words):
-    before = tree(engine_bundle[0])
-    ended = cli("export", "--output-dir", engine_bundle[0], *words)
-    assert ended.code == 2 and len(ended.complaints) == 2 and tree(engine_bundle[0]) == before
-
-
-def test_a_precision_that_nothing_could_check_is_refused(rtx):
-    with pytest.raises(MissingComponentError, match="no engine is built in int8"):
-        engine_tools(EngineOptions("tensorrt-rtx"), ("fp32", "int8"))
 
 
 def test_a_missing_library_is_found_before_the_old_bundle_is_touched(cli, engine_bundle, run_dir, monkeypatch):
@@ -377,34 +351,6 @@ def test_a_missing_library_is_found_before_the_old_bundle_is_touched(cli, engine
     assert ended.code == 4 and "tensorrt is not installed" in ended.err and tree(engine_bundle[0]) == before
 
 
-# --- the GPU that is there --------------------------------------------------------------------------------------------
-
-
-def test_targets_are_this_machines_gpu_or_the_three(rtx, gpu):
-    assert engine_tools(EngineOptions("tensorrt-rtx")).targets == SM
-    gpu(L4)
-    assert engine_tools(EngineOptions("tensorrt-rtx")).targets == (89,)
-    assert engine_tools(EngineOptions("tensorrt-rtx", compute_capabilities=(75, 120))).targets == (75, 120)
-
-
-def test_a_gpu_that_rtx_serves_not_is_named(rtx, gpu):
-    gpu(Gpu("NVIDIA H200", 90, "13.0"))
-    with pytest.raises(MissingComponentError, match=r"not for compute capability 9\.0 \(NVIDIA H200\)") as error:
-        engine_tools(EngineOptions("tensorrt-rtx"))
-    assert "--engine tensorrt" in error.value.hint
-    with pytest.raises(MissingComponentError, match=r"8\.9, 12\.0, 12\.1, not for compute capability 9\.0$"):
-        engine_tools(EngineOptions("tensorrt-rtx", compute_capabilities=(90,)))
-
-
-def test_the_full_tensorrt_needs_the_gpu_and_builds_for_it(gpu, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt())
-    with pytest.raises(MissingComponentError, match="no CUDA GPU is visible") as error:
-        engine_tools(EngineOptions("tensorrt"))
-    assert "tensorrt-rtx" in error.value.hint
-    gpu(L4)
-    assert engine_tools(EngineOptions("tensorrt")).targets == (89,)
-
-
 def test_the_full_tensorrts_engine_is_bound_to_its_gpu_and_read_back(engine_bundle, tmp_path, gpu, monkeypatch):
     """Through the stub: the same code path, with the GPU's name in the record and the inspector's types beside it."""
     gpu(L4)
@@ -412,7 +358,7 @@ def test_the_full_tensorrts_engine_is_bound_to_its_gpu_and_read_back(engine_bund
     root = copy_of(engine_bundle[0], tmp_path / "bundle")
     files = {n: e for n, e in open_bundle(root).manifest.files.items() if n == "model.fp16.onnx"}
     options = EngineOptions("tensorrt", hardware_compatible="same-compute-capability")
-    made = build_engines(root, files, engine_tools(options), {}, "cli.py export", quiet, quiet)
+    made = build(root, files, options, before=tmp_path / "nothing")
     name = "model.fp16.sm89.tensorrt-10.9.0.engine"
     record = EngineRecord.of(name, made[name])
     assert (record.gpu, record.version, record.hardware_compatible) == (L4.name, "10.9.0.34", "same-compute-capability")
@@ -423,8 +369,8 @@ def test_the_full_tensorrts_engine_is_bound_to_its_gpu_and_read_back(engine_bund
 
 def test_parity_is_run_where_the_engine_runs(engines, gpu):
     name = next(n for n in engines if ".sm89." in n)
-    assert engine_not_run(name, engines[name][0]) == "needs a GPU of SM 8.9"
+    assert not_run(name, engines[name][0]) == "needs a GPU of SM 8.9"
     gpu(Gpu("NVIDIA H200", 90, "13.0"))
-    assert "this is NVIDIA H200 of 9.0" in engine_not_run(name, engines[name][0])
+    assert "this is NVIDIA H200 of 9.0" in not_run(name, engines[name][0])
     gpu(L4)
-    assert engine_not_run(name, engines[name][0]) == ""
+    assert not_run(name, engines[name][0]) == ""

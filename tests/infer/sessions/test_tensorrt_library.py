@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from errors import MissingComponentError
+from errors import INSTALLED_BY, MissingComponentError
 from infer.sessions.tensorrt_library import Library, make_log, open_library, release_of
 from tests.tensorrt_stub import DOCUMENTED, make_tensorrt
 
@@ -16,7 +16,7 @@ def test_a_library_that_is_not_installed_is_named_with_how_to_get_it(monkeypatch
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingComponentError, match=f"{module} is not installed") as error:
         open_library(runtime)
-    assert error.value.exit_code == 4 and f".[{runtime}]" in error.value.hint
+    assert error.value.exit_code == 4 and f"pip install '{INSTALLED_BY[module]}'" in error.value.hint
 
 
 @pytest.mark.parametrize("kind", [ImportError, OSError, RuntimeError])

@@ -86,7 +86,8 @@ def test_results_from_before_there_was_a_border_are_not_made_again(finished, tmp
     for task in finished:
         moved = replace(task, settings=replace(task.settings, output_dir=tmp_path))
         values = json.loads(task.path.read_text())
-        assert values["identity"]["config"]["model"].pop("border") == 0
+        assert values["identity"]["config"]["model"].pop("task")["input"]["border"] == 0
+        assert values["identity"]["config"].pop("covered_weight") == 1.0
         moved.path.parent.mkdir(exist_ok=True)
         rewrite(moved.path, json.dumps(values))
         assert moved.finished() is not None
