@@ -113,7 +113,11 @@ def _swap(root: Path, new: Path, aside: Path) -> None:
     here = Path.cwd()
     if not _exchange(root, new):
         os.rename(root, aside)
-        os.rename(new, root)
+        try:
+            os.rename(new, root)
+        except BaseException:
+            os.rename(aside, root)
+            raise
     if here.is_relative_to(root):
         with contextlib.suppress(OSError):
             os.chdir(here)  # of that name now, not the folder that is about to go

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -167,6 +168,19 @@ def test_a_bundle_set_aside_when_killed_between_two_renames_comes_back(root):
 
     with pytest.raises(RuntimeError):
         fail()
+    assert set(open_bundle(root).manifest.files) == {"old.txt", "both.txt"} and names(root.parent) == ["bundle"]
+
+
+def test_a_second_rename_that_fails_leaves_the_old_bundle(root, monkeypatch):
+    def fail(a, b):
+        if a.name == "new":
+            raise PermissionError(errno.EACCES, "no")
+        a.replace(b)
+
+    monkeypatch.setattr(export.staging, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(export.staging.os, "rename", fail)
+    with pytest.raises(OutputError, match="cannot be written"), staged(root) as new:
+        fill(new, "new")
     assert set(open_bundle(root).manifest.files) == {"old.txt", "both.txt"} and names(root.parent) == ["bundle"]
 
 
