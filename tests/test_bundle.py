@@ -1,11 +1,9 @@
-"""bundle.py: a manifest that says what is there, files that appear whole or not at all."""
+"""bundle.py: a manifest that says what is there, and a bundle that opens only if that is so."""
 
-import errno
 import hashlib
 import json
 import os
 import socket
-import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +19,8 @@ from bundle import (
     write_manifest,
 )
 from description import BLOCKS, BLOCKS_IN_CONTEXT
-from errors import ArtefactError, InputError, MissingComponentError, OutputError, UsageError
-from files import atomic_file, output_errors, sha256_of, write_atomically
+from errors import ArtefactError, InputError, MissingComponentError, UsageError
 from partition import PARTITION_NAMES
-from tests.helpers import file_size_limit
 
 # Of ONNX files: the name of their producer, and nothing else.
 CONTENTS = {
@@ -318,137 +314,3 @@ def test_no_bundle_at_all_is_bad_input(tmp_path):
         with pytest.raises(InputError, match="no bundle") as error:
             open_bundle(path)
         assert error.value.exit_code == 3 and error.value.hint
-
-
-def test_sha256_of_is_the_files(tmp_path):
-    content = os.urandom(3_000_000)
-    (tmp_path / "f").write_bytes(content)
-    assert sha256_of(tmp_path / "f") == hashlib.sha256(content).hexdigest()
-
-
-# --- atomic files ---------------------------------------------------------------------------------------------------
-
-
-def test_an_atomic_file_appears_only_when_whole(tmp_path):
-    path = tmp_path / "new" / "folder" / "out.bin"
-    with atomic_file(path) as file:
-        file.write(b"first")
-        file.flush()
-        assert not path.exists()
-    assert path.read_bytes() == b"first"
-    assert os.listdir(path.parent) == ["out.bin"]
-
-
-def test_an_atomic_file_obeys_the_umask(tmp_path):
-    before = os.umask(0o027)
-    try:
-        write_atomically(tmp_path / "out", b"x")
-        assert os.umask(0o027) == 0o027, "the umask is as it was"
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o640
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("old", [None, b"old"])
-def test_an_error_leaves_what_was_there(tmp_path, error, old):
-    path = tmp_path / "out.bin"
-    if old is not None:
-        path.write_bytes(old)
-
-    def interrupted():
-        with atomic_file(path) as file:
-            file.write(b"half")
-            raise error
-
-    with pytest.raises(error):
-        interrupted()
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({} if old is None else {"out.bin": old})
-
-
-def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path):
-    (tmp_path / "out.bin").write_bytes(b"old")
-    with file_size_limit(4096), pytest.raises(OutputError, match="disk full") as error:
-        write_atomically(tmp_path / "out.bin", bytes(100_000))
-    assert error.value.exit_code == 1 and error.value.hint
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"out.bin": b"old"}
-
-
-def write_to_dev_full():
-    with output_errors(Path("result.npz")), open("/dev/full", "wb") as file:
-        file.write(b"x")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_no_space_left_is_an_output_error():
-    with pytest.raises(OutputError, match=r"disk full while writing result\.npz"):
-        write_to_dev_full()
-
-
-def unwritable(tmp_path, case):
-    if case == "below a file":
-        (tmp_path / "file").write_text("x")
-        return tmp_path / "file" / "out.bin"
-    if case == "deep below a file":
-        (tmp_path / "file").write_text("x")
-        return tmp_path / "file" / "sub" / "out.bin"
-    if case == "a folder of that name":
-        (tmp_path / "out.bin").mkdir()
-        return tmp_path / "out.bin"
-    if case == "a loop of links":
-        (tmp_path / "loop").symlink_to("loop")
-        return tmp_path / "loop" / "out.bin"
-    if case == "a dangling link":
-        (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-        return tmp_path / "link" / "out.bin"
-    if case == "name too long":
-        return tmp_path / ("x" * 300)
-    return Path("/proc/out.bin" if case == "/proc" else "/proc/sub/out.bin")
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        "below a file",
-        "deep below a file",
-        "a folder of that name",
-        "a loop of links",
-        "a dangling link",
-        "name too long",
-        "/proc",
-        "/proc/sub",
-    ],
-)
-def test_what_cannot_be_written_is_an_output_error(tmp_path, case):
-    path = unwritable(tmp_path, case)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OutputError) as error:
-        write_atomically(path, b"content")
-    assert error.value.exit_code == 1 and error.value.hint
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_without_permission_is_an_output_error(tmp_path):
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(OutputError, match="cannot be written"):
-            write_atomically(tmp_path / "out", b"x")
-    finally:
-        tmp_path.chmod(0o700)
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_refusals_that_root_never_meets_are_output_errors(number):
-    with pytest.raises(OutputError, match=r"out\.bin cannot be written"), output_errors(Path("out.bin")):
-        raise OSError(number, os.strerror(number))
-
-
-def test_an_input_that_is_missing_is_not_blamed_on_the_output(tmp_path):
-    def copy_of_nothing():
-        with atomic_file(tmp_path / "out") as file:
-            file.write((tmp_path / "nowhere").read_bytes())
-
-    with pytest.raises(FileNotFoundError):
-        copy_of_nothing()
-    assert not list(tmp_path.iterdir())
