@@ -246,7 +246,13 @@ def test_interrupted(enc, folder, long_clip, number):
     for delay, names in ((0.15, ("new.ivf", "new.yuv")), (0.4, ("old.ivf", "old.yuv")), (0.02, ("new.ivf", "old.yuv"))):
         before = contents(folder)
         words = [enc.program, long_clip, "--cpu-used", "4", "-o", names[0], "--recon", names[1]]
-        process = subprocess.Popen(words, cwd=folder, env=enc.environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=enc.environment,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the suite itself may run under nohup
+        )
         if delay >= 0.1 and number != signal.SIGKILL:
             wait_until_caught(process, number)
         time.sleep(delay)

@@ -255,7 +255,7 @@ def test_an_output_folder_that_cannot_be_made_is_an_output_error(small_dataset, 
 def test_a_full_disk_is_an_output_error_and_leaves_nothing_half_written(small_dataset, tmp_path):
     with file_size_limit(1 << 20), pytest.raises(OutputError, match="disk full"):
         run(small_dataset, tmp_path / "r", stages=(1,), epochs=1)
-    assert list((tmp_path / "r").iterdir()) == []
+    assert not (tmp_path / "r").exists()
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
