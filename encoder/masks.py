@@ -38,9 +38,3 @@ def random_masks(shape: tuple[int, ...], seed: int) -> NDArray[np.uint16]:
     """NONE and one of the ten types."""
     types = np.random.default_rng(seed).integers(0, len(Partition), shape)
     return np.uint16(1) | (np.uint16(1) << types.astype(np.uint16))
-
-
-def violations(labels: NDArray[np.uint8], masks: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Where a stream's partition is none of its mask's; covered nodes violate nothing. Shapes are those of `labels`."""
-    shift = np.where(labels == COVERED, 0, labels).astype(np.uint16)
-    return (labels != COVERED) & (masks >> shift & 1 == 0)

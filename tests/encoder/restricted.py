@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder.masks import map_of_whole_nodes
 from encoder.partition_map import MapFormat, write_partition_map
 from encoder.program import encode_file, stream_labels
 from frames.frame import FrameFormat
+from partition import COVERED
 from tests.encodes import PROGRAMS
 
 SIZE = FrameFormat(136, 104, 8, "420")  # nodes straddle the right and the lower edge
@@ -64,3 +66,9 @@ def ringing(luma):
     variance = np.log1p(((fours**2).sum(3) - fours.sum(3) ** 2 // 16) / 16)
     low, high = variance.min(2), variance.max(2)
     return (low < 0.272) & (high - low > 3.0)
+
+
+def violations(labels: NDArray[np.uint8], masks: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Where a stream's partition is none of its mask's; covered nodes violate nothing. Shapes are those of `labels`."""
+    shift = np.where(labels == COVERED, 0, labels).astype(np.uint16)
+    return (labels != COVERED) & (masks >> shift & 1 == 0)

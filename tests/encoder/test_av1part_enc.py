@@ -7,13 +7,13 @@ import pytest
 
 from encoder.bitstream import read_temporal_units
 from encoder.libaom.library import Libaom
-from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks, violations
+from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks
 from encoder.partition_map import UNDECIDED, MapFormat, write_partition_map
 from encoder.program import encode_file
 from errors import InputError, MissingComponentError, OutputError, UsageError
 from frames.frame import FrameFormat
 from partition import COVERED, BlockSize, Partition
-from tests.encoder.restricted import BASIC, PICTURE, SIZE, Encodes, ringing
+from tests.encoder.restricted import BASIC, PICTURE, SIZE, Encodes, ringing, violations
 from tests.encodes import PROGRAMS, needs_libaom, pan, write_y4m
 from tests.helpers import REPO
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from encoder.libaom.library import libaom_dir
-from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks, violations
+from encoder.masks import map_of_whole_nodes, oracle_masks, random_masks
 from encoder.partition_map import UNDECIDED, MapFormat, write_partition_map
 from encoder.program import encode_file
 from errors import InputError
 from frames.frame import FrameFormat
 from partition import Partition
-from tests.encoder.restricted import BASIC, PICTURE, SIZE, Encodes, ringing
+from tests.encoder.restricted import BASIC, PICTURE, SIZE, Encodes, ringing, violations
 from tests.encodes import build_encoder, needs_libaom, pan, write_y4m
 from tests.helpers import REPO
 
