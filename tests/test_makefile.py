@@ -20,7 +20,9 @@ def spaced(tmp_path):
 
 
 def make(root, *words):
-    return subprocess.run(["make", *words], cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    # `make test` is where this runs, and would have an inner make print where it is.
+    command = ["env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "-u", "MFLAGS", "make", *words]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_c_api_is_built_where_a_path_has_a_space(spaced):

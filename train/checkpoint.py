@@ -46,9 +46,14 @@ class Run:
 
 
 def model_bytes(model: PartitionModel) -> bytes:
-    """The weights as a safetensors file, with the model's configuration in its header."""
+    """The weights as a safetensors file, with the model's configuration and task in its header.
+
+    The same model gives the same bytes.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return save(state, {"model_config": json.dumps(model.config.to_json(), sort_keys=True), "task": _task_text(model)})
+    about = model.config.to_json() | {"task": model.config.task.to_json()}
+    # One entry alone: safetensors writes several in an order that is drawn anew each time.
+    return save(state, {"model_config": json.dumps(about, sort_keys=True)})
 
 
 def save_run(root: Path, model: PartitionModel, info: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +239,3 @@ def _of_schema_1(info: dict[str, Any], path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ArtefactError(f"{path} is no run description: {error}", "restore the file, or train again") from None
     return info | {"schema": RUN_SCHEMA, "model": model, "task": task.to_json()}
-
-
-def _task_text(model: PartitionModel) -> str:
-    return json.dumps(model.config.task.to_json(), sort_keys=True)

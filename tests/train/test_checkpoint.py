@@ -174,3 +174,11 @@ def test_weights_round_trip_through_their_bytes(tmp_path, trained_like):
     (tmp_path / "model.safetensors").write_bytes(model_bytes(model))
     loaded = load_weights(tmp_path / "model.safetensors", model.config)
     assert same(loaded.state_dict(), model.state_dict())
+
+
+def test_the_header_has_one_entry_since_the_order_of_several_is_drawn_anew_each_time(trained_like):
+    model = trained_like(trunk="tiny")
+    content = model_bytes(model)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert list(header["__metadata__"]) == ["model_config"]
+    assert json.loads(header["__metadata__"]["model_config"])["task"] == model.config.task.to_json()
