@@ -1,6 +1,7 @@
 """train/checkpoint.py: run folders that are spoilt, and those that are not."""
 
 import hashlib
+import json
 import os
 import shutil
 
