@@ -30,7 +30,7 @@ NODE_SIZES: Final = (128, 64, 32, 16, 8)
 """Luma samples along one side of the square nodes of the partition tree, from its root down."""
 
 NODE_SIZE: Final = 16
-"""Luma samples along one side of the nodes that the model predicts."""
+"""Luma samples along one side of the nodes of `partitions_from_map`; a smaller frame holds none."""
 
 QINDEX_BANDS: Final = ((0, 99), (100, 147), (148, 195), (196, 255))
 """The bands of qindex, both ends in, by which metrics and parity are reported."""

@@ -1,7 +1,7 @@
 """What partition maps gain in a real encoder: speed-up and BD-rate against libaom's own presets.
 
-    python cli.py export --fold-bn --c av1part
-    python -m benchmarks.encoder bundles/default --shared DIR --model av1part/model.fp32.av1part
+    python cli.py export --fold-bn --c av1part-c
+    python -m benchmarks.encoder bundles/default --shared DIR --model av1part-c/model.fp32.av1part
 
 Run again, it goes on where it stopped. Sequences: the val and test pictures of DIR/sample as 4:2:0 at every preset, the
 val pictures of DIR/dataset as monochrome at presets 1 to 4, and any Y4M given with --clip; nothing that was trained on.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.dataset import SAMPLE_DIR, BlockSet, load_split, open_dataset
+from data.dataset import SAMPLE_DIR, SPLITS, BlockSet, joined, load_split, open_dataset
 from description import BLOCKS, Task
 from errors import ParityError
 from infer.certificate import BATCH, Certificate, ReferenceSet, certificates
@@ -21,19 +21,7 @@ def sample_pairs(task: Task = BLOCKS) -> BlockSet:
         InputError: if the sample is damaged.
     """
     dataset = open_dataset(SAMPLE_DIR)
-    parts = [load_split(dataset, split, task) for split in ("train", "val", "test")]
-    starts = np.cumsum([0] + [len(p.blocks) for p in parts])
-    pictures = np.cumsum([0] + [len(p.pictures) for p in parts])
-    return BlockSet(
-        task=task,
-        blocks=np.concatenate([p.blocks for p in parts]).astype(np.uint8),
-        block=np.concatenate([p.block + s for p, s in zip(parts, starts, strict=False)]),
-        qindex=np.concatenate([p.qindex for p in parts]),
-        label=np.concatenate([p.label for p in parts]),
-        picture=np.concatenate([p.picture + s for p, s in zip(parts, pictures, strict=False)]),
-        pictures=tuple(name for p in parts for name in p.pictures),
-        bit_depth=8,
-    )
+    return joined([load_split(dataset, split, task) for split in SPLITS])
 
 
 def reference_set(model: PartitionModel, count: int | None = None, seed: int = 0) -> ReferenceSet:

@@ -60,9 +60,3 @@ def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
     """Every BatchNorm of a module by name, frozen or not."""
     kinds = (nn.BatchNorm2d, FrozenBatchNorm2d)
     return {name: m for name, m in module.named_modules() if isinstance(m, kinds)}
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Weights of a module, BatchNorm's affine pair counted whether frozen or not."""
-    frozen = sum(m.weight.numel() + m.bias.numel() for m in module.modules() if isinstance(m, FrozenBatchNorm2d))
-    return frozen + sum(p.numel() for p in module.parameters())

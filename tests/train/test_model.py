@@ -11,13 +11,19 @@ from torch.nn import functional as F
 import description
 from description import BLOCKS, BLOCKS_IN_CONTEXT, InputForm, task_of_border
 from train.choices import ADAPTERS
-from train.freeze import batch_norms, freeze, parameter_count
+from train.freeze import FrozenBatchNorm2d, batch_norms, freeze
 from train.model import ModelConfig, PartitionModel, chain_rule, luma_channels
 
 TRUNKS = ("tiny", "compact", "accurate", "resnet18")
 
 
 LEVEL = BLOCKS.levels[0]
+
+
+def parameter_count(module):
+    """Weights of a module, BatchNorm's affine pair counted whether frozen or not."""
+    frozen = sum(m.weight.numel() + m.bias.numel() for m in module.modules() if isinstance(m, FrozenBatchNorm2d))
+    return frozen + sum(p.numel() for p in module.parameters())
 
 
 def make(border=0, **config):
